@@ -1,0 +1,39 @@
+# From a fresh clone, with python3 (venv and pip), make and a C compiler:
+#   make demo    see it work          make test   run every test
+#   make build   install into .venv   make lint   style and types only
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PORT := ports/reference_c
+STAMP := $(VENV)/installed
+
+.PHONY: build port test lint demo clean
+
+build: $(STAMP) port
+
+# Installing again takes seconds, so it is done only when what decides it has changed.
+$(STAMP): setup.cfg setup.py pyproject.toml rlay/_atomics.c rlay/_version.py
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[test]'
+	touch $@
+
+port:
+	$(MAKE) --no-print-directory -C $(PORT)
+
+test: build
+	$(BIN)/python -m pytest -n 2 --dist worksteal
+
+lint: $(STAMP)
+	$(BIN)/python -m ruff check
+	$(BIN)/python -m ruff format --check
+	$(BIN)/python -m mypy --strict rlay
+
+demo: build
+	$(BIN)/rlay demo
+
+clean:
+	-$(MAKE) --no-print-directory -C $(PORT) clean
+	rm -rf $(VENV) build dist rlay.egg-info rlay/_atomics.*.so
+	rm -rf .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	find rlay tests examples -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,66 @@
+"""One shared 32-bit word: the only place where two processes race, and may.
+
+``Word(buffer, offset)`` is an aligned little-endian u32 in a writable buffer. Its memory is
+written by another process at any time; its operations carry their memory order in the name.
+
+==================================  =========================================================
+``load_acquire()``                  Return the value. What the peer wrote before it stored
+                                    this value is visible to every read that follows.
+``store_release(value)``            Set the value. What was written before is visible to
+                                    whoever reads this value by an acquire load.
+``hand_over(value, waiting)``       ``store_release``, full fence, then wake the peer if its
+                                    ``waiting`` word is set.
+``wake()``                          Wake every waiter and leave the value: for a goodbye.
+``wait(wanted, waiting, spin_ns,    Wait until the value is ``wanted``; spin first, then sleep
+timeout_ns)``                       in the kernel. Return the value after *any* change,
+                                    wake-up or time-out: the caller looks and decides.
+``release()``                       Let go of the buffer, so that it can be unmapped. Later
+                                    calls raise ValueError; a second release does nothing.
+==================================  =========================================================
+
+The contract (PROTOCOL.md §6, §12): write the payload, then ``hand_over``; ``wait``, then read
+the payload. A waiter announces itself (``waiting`` = 1, full fence) before it looks for the
+last time and sleeps; the side that hands over stores, fences, and only then reads ``waiting``.
+So at least one of the two sees the other, and a wake-up that is not needed costs no system
+call. If one is missed all the same, the time-out ends the sleep: callers wait in slices.
+
+What ends a ``wait``: a change of the word, a wake-up, ``timeout_ns``, or a signal handler that
+raises (Ctrl-C). It does not notice a dead peer; its caller probes between slices.
+
+``RLAY_ATOMICS`` chooses the twin: ``compiled``, ``pure``, or unset for compiled where it was
+built and pure elsewhere. Callers write ``atomics.Word``, so that tests can exchange it.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+__all__ = ["IMPLEMENTATION", "Word"]
+
+_wish = os.environ.get("RLAY_ATOMICS", "")
+
+#: ``compiled`` or ``pure``.
+IMPLEMENTATION: str
+
+if TYPE_CHECKING:
+    from rlay._atomics import Word
+elif _wish == "compiled":
+    from rlay._atomics import Word
+
+    IMPLEMENTATION = "compiled"
+elif _wish == "pure":
+    from rlay._atomics_pure import Word
+
+    IMPLEMENTATION = "pure"
+elif _wish:
+    raise ImportError(f"RLAY_ATOMICS is {_wish!r}, expected 'compiled', 'pure' or nothing")
+else:
+    try:
+        from rlay._atomics import Word
+
+        IMPLEMENTATION = "compiled"
+    except ModuleNotFoundError:
+        from rlay._atomics_pure import Word
+
+        IMPLEMENTATION = "pure"

@@ -1,0 +1,15 @@
+"""Build the optional extension; everything else about the package is in setup.cfg.
+
+RLAY_BUILD_EXTENSION=yes makes a failing compiler an error; =no skips the extension.
+"""
+
+import os
+
+from setuptools import Extension, setup
+
+wish = os.environ.get("RLAY_BUILD_EXTENSION", "")
+if wish not in ("", "yes", "no"):
+    raise SystemExit(f"RLAY_BUILD_EXTENSION is {wish!r}, expected 'yes', 'no' or nothing")
+
+extension = Extension("rlay._atomics", ["rlay/_atomics.c"], optional=wish != "yes")
+setup(ext_modules=[] if wish == "no" else [extension])
