@@ -1,0 +1,171 @@
+"""One side's end of one session's control file: the turn, the peer's life, goodbyes.
+
+Theory of operation. A channel object lives as long as one control file. It
+waits for the turn in slices; between two of them it looks at the peer's bye
+word, probes the peer's lock, and checks the deadline. What each answer means is
+written down once, in ``await_turn``. PROTOCOL.md §6, §11 and §12 are its rules.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+
+from rlay import atomics
+from rlay.channel.files import Mapping, Paths
+from rlay.channel.locks import OsLock
+from rlay.channel.wait import AdaptiveSpin, Deadline
+from rlay.errors import (
+    ChannelTimeoutError,
+    PeerClosedError,
+    PeerError,
+    PeerLostError,
+    RemoteProtocolError,
+)
+from rlay.protocol.constants import HEADER_SIZE, TURN_IDLE, Bye, Side
+from rlay.protocol.header import HEADER
+
+_TURN_VALUES = (TURN_IDLE, Side.SERVER, Side.CLIENT)
+
+
+class Channel:
+    """The shared words of one control file, as seen from one side.
+
+    Attributes:
+        side: ours.
+        generation: of the control file, and so of the session.
+        mapping: the control file.
+    """
+
+    def __init__(
+        self, paths: Paths, mapping: Mapping, side: Side, peer_lock: OsLock, generation: int
+    ) -> None:
+        """Take over a mapped control file; ``peer_lock`` is probed, never held."""
+        self.paths, self.mapping, self.side, self.generation = paths, mapping, side, generation
+        self._peer_lock = peer_lock
+        self._spin = AdaptiveSpin()
+        us, them = side.name.lower(), side.peer.name.lower()
+        self._turn = self._word("turn")
+        self._our_waiting = self._word(f"{us}_waiting")
+        self._their_waiting = self._word(f"{them}_waiting")
+        self._our_bye = self._word(f"{us}_bye")
+        self._their_bye = self._word(f"{them}_bye")
+        self._claim = self._word("claim")
+
+    def _word(self, name: str) -> atomics.Word:
+        return atomics.Word(self.mapping.memory, HEADER[name].offset)
+
+    def header_copy(self) -> bytes:
+        """Return a private copy of the header page."""
+        return bytes(self.mapping.memory[:HEADER_SIZE])
+
+    def claimed(self) -> bool:
+        """Tell whether a client has taken the session."""
+        # acquire: pairs with the store_release in claim (§10)
+        return self._claim.load_acquire() != 0
+
+    def claim(self) -> None:
+        """Take the session; only a client that holds the client lock may."""
+        # release: pairs with the load_acquire in claimed (§10)
+        self._claim.store_release(1)
+
+    def our_turn(self) -> bool:
+        """Look once whether we may write."""
+        # acquire: pairs with the release in the peer's hand_over (§6.3)
+        return self._turn.load_acquire() == self.side
+
+    def hand_over(self) -> None:
+        """Give the turn to the peer; everything written before is visible to it.
+
+        After this call neither record may be touched until the turn is ours again.
+        """
+        # release: pairs with the acquire load in the peer's wait (§6.3)
+        self._turn.hand_over(self.side.peer, self._their_waiting)
+
+    def wait_slice(self, deadline: Deadline) -> bool:
+        """Wait one slice at most; return whether the turn is ours.
+
+        What wakes it: the peer's hand-over or goodbye. What ends it: the slice, the
+        deadline, a signal. A dead peer is the caller's to notice, by ``lost_peer``.
+
+        Raises:
+            RemoteProtocolError: the turn word holds something that is no turn.
+        """
+        # acquire: pairs with the release in the peer's hand_over (§6.3)
+        value = self._turn.wait(
+            self.side, self._our_waiting, self._spin.spin_ns, deadline.slice_ns()
+        )
+        if value == self.side:
+            return True
+        if value not in _TURN_VALUES:
+            raise RemoteProtocolError(f"the turn word is {value:#x}, which is no turn (§6.1)")
+        return False
+
+    def lost_peer(self) -> PeerError | None:
+        """Return what became of the peer, or None while it lives.
+
+        The caller must look at the turn once more before it believes this: a reply
+        may have been published first (§11).
+        """
+        # acquire: pairs with the store_release in the peer's say_bye (§15)
+        if bye := self._their_bye.load_acquire():
+            reason = "failed" if bye == Bye.FAILED else "closed"
+            return PeerClosedError(
+                f"the {self.side.peer.name.lower()} of channel {self.paths.name!r} "
+                f"{'gave up because of an error' if reason == 'failed' else 'closed the session'}; "
+                "reset() attaches again",
+                reason,
+            )
+        replaced = self.side is Side.CLIENT and not self.mapping.is_at(self.paths.control)
+        if replaced or self._peer_lock.is_free():
+            return PeerLostError(
+                f"the {self.side.peer.name.lower()} of channel {self.paths.name!r} vanished "
+                f"({'its file was replaced or removed' if replaced else 'its lock is free'}); "
+                "reset() attaches again"
+            )
+        return None
+
+    def await_turn(self, deadline: Deadline, waited_for: str, phase: str) -> None:
+        """Wait until the turn is ours.
+
+        A time-out changes nothing: what we sent stays sent, and waiting again gets
+        the reply. So does Ctrl-C.
+
+        Raises:
+            ChannelTimeoutError: the deadline passed and the peer is alive.
+            PeerClosedError: the peer said goodbye.
+            PeerLostError: the peer vanished; noticed within a slice of its death.
+            RemoteProtocolError: the turn word holds something that is no turn.
+        """
+        start = time.monotonic_ns()
+        while not self.wait_slice(deadline):
+            if gone := self.lost_peer():
+                if self.our_turn():
+                    break
+                if isinstance(gone, PeerLostError):
+                    gone.idle_for = (time.monotonic_ns() - start) / 1e9
+                raise gone
+            if deadline.passed():
+                raise ChannelTimeoutError(waited_for, deadline.timeout or 0.0, phase)
+        self._spin.learn(time.monotonic_ns() - start)
+
+    def say_bye(self, bye: Bye) -> None:
+        """Tell the peer that we leave; allowed without the turn, once, as our last write."""
+        # release, and after any flag of ours: pairs with the load_acquire in lost_peer (§15)
+        with contextlib.suppress(ValueError):
+            if self._our_bye.load_acquire() == Bye.NONE:
+                self._our_bye.store_release(bye)
+                self._turn.wake()
+
+    def close(self) -> None:
+        """Unmap; twice is fine."""
+        for word in (
+            self._turn,
+            self._our_waiting,
+            self._their_waiting,
+            self._our_bye,
+            self._their_bye,
+            self._claim,
+        ):
+            word.release()
+        self.mapping.close()

@@ -1,0 +1,250 @@
+"""MemClient: the side that attaches to a channel somebody else publishes."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable
+
+from rlay.channel import files
+from rlay.channel.channel import Channel
+from rlay.channel.locks import OsLock
+from rlay.channel.wait import Deadline
+from rlay.errors import (
+    ChannelBusyError,
+    ChannelFormatError,
+    ChannelNotFoundError,
+    LocalProtocolError,
+    PeerError,
+    RlayError,
+    rejection,
+)
+from rlay.protocol.constants import HEADER_SIZE, Bye, Feature, Role, Side, Welcome
+from rlay.protocol.env_block import read_env_block, write_env_block
+from rlay.protocol.header import (
+    check_identity,
+    check_peer,
+    read_field,
+    read_hello,
+)
+from rlay.protocol.layout import Layout
+from rlay.protocol.records import check_session
+from rlay.protocol.schema import Schema, compile_layout
+from rlay.session import Session, our_hello
+
+_FIRST_PAUSE = 0.001
+_LONGEST_PAUSE = 0.02
+
+
+class _NotYetError(Exception):
+    """This try could not attach; a later one may."""
+
+    def __init__(self, explain: Callable[[], RlayError]) -> None:
+        """``explain`` makes the error to raise when there is no time for another try."""
+        super().__init__()
+        self.explain = explain
+
+
+class MemClient:
+    """Attaches to a channel, and again after a session has ended.
+
+    Both start orders work: attaching waits for a server to appear. It never holds
+    the client lock while it waits, and never probes the server's lock before it
+    has claimed a file (§10).
+    """
+
+    def __init__(
+        self,
+        name: str,
+        role: Role,
+        *,
+        features: Feature,
+        schema: Schema | None = None,
+        accepts: Callable[[Schema], None] | None = None,
+        starting: Callable[[], None] | None = None,
+    ) -> None:
+        """Check the name and compile the schema; opens the lock files; attaches to nothing yet.
+
+        Args:
+            name: of the channel.
+            role: ENV or AGENT.
+            features: what this side offers.
+            schema: what flows; required of ENV, and of no one else.
+            accepts: called with the server's schema before the session is claimed;
+                raises if it is not wanted.
+            starting: called before each try while there is no server; raises if one
+                can no longer appear.
+        """
+        self.role, self._schema, self._accepts = role, schema, accepts
+        self._starting = starting
+        self._layout = compile_layout(schema) if schema else None
+        self._hello = our_hello(role, features)
+        self.paths = files.Paths(name)
+        self._lock = OsLock(self.paths.client_lock)
+        self._server_lock = OsLock(self.paths.server_lock)
+        self._channel: Channel | None = None
+        self._session: Session | None = None
+        self._closed = False
+
+    def attach(self, timeout: float | None) -> Session:
+        """Wait for a server, claim its session and shake hands.
+
+        What ends it: ``timeout`` (seconds; None waits for ever), a signal, an error.
+
+        Raises:
+            ChannelNotFoundError: no live server appeared.
+            ChannelBusyError: the server has another client; tells who.
+            ChannelTimeoutError: the server is alive and did not answer the hello.
+            ChannelFormatError, LayoutMismatchError: the two sides do not go together.
+            UnsafePathError: something else is at the channel's path.
+        """
+        if self._closed:
+            raise LocalProtocolError("this client is closed; make a new one")
+        if self._session and not self._session.ended:
+            raise LocalProtocolError("the last session is not over")
+        deadline, pause = Deadline(timeout), _FIRST_PAUSE
+        while True:
+            if self._starting:
+                self._starting()
+            try:
+                self._session = self._try_attach(deadline)
+                return self._session
+            except _NotYetError as not_yet:
+                if deadline.passed():
+                    raise not_yet.explain() from None
+            # Jitter, so that waiting clients do not try the lock in step.
+            time.sleep(pause * random.uniform(0.5, 1.0))
+            pause = min(_LONGEST_PAUSE, pause * 1.5)
+
+    def _not_found(self, why: str) -> ChannelNotFoundError:
+        return ChannelNotFoundError(
+            f"no server for channel {self.paths.name!r} in {self.paths.root}: {why}; "
+            "start the server, or check that both sides use the same name and RLAY_DIR"
+        )
+
+    def _claimed(self, channel: Channel) -> _NotYetError:
+        """Return why a claimed file cannot be had; who has it is asked at the deadline only."""
+        header = channel.header_copy()
+
+        def explain() -> RlayError:
+            if self._server_lock.is_free():
+                return self._not_found("the file there is a dead server's")
+            try:
+                owner = read_hello(header, Side.CLIENT, str(self.paths.control)).describe()
+            except ChannelFormatError:
+                owner = None
+            return ChannelBusyError(f"channel {self.paths.name!r} already has a client", owner)
+
+        return _NotYetError(explain)
+
+    def _try_attach(self, deadline: Deadline) -> Session:
+        try:
+            mapping = files.attach(self.paths.control)
+        except FileNotFoundError:
+            raise _NotYetError(lambda: self._not_found("there is no such file")) from None
+        where = str(self.paths.control)
+        try:
+            header = bytes(mapping.memory[:HEADER_SIZE])
+            generation = check_identity(header, mapping.size, where)
+            channel = Channel(self.paths, mapping, Side.CLIENT, self._server_lock, generation)
+        except BaseException:
+            mapping.close()
+            raise
+        try:
+            return self._claim_and_greet(channel, header, deadline)
+        except BaseException:
+            channel.close()
+            self._lock.release()
+            raise
+
+    def _claim_and_greet(self, channel: Channel, header: bytes, deadline: Deadline) -> Session:
+        where = str(self.paths.control)
+        if channel.claimed():
+            raise self._claimed(channel)
+        server = read_hello(header, Side.SERVER, where)
+        check_peer(self._hello, server, where)
+        schema, layout = self._offer(channel, header)
+        if not self._lock.try_acquire():
+            raise self._claimed(channel)
+        if channel.claimed():
+            raise self._claimed(channel)
+        channel.claim()
+        self._hello.write(channel.mapping.memory, Side.CLIENT)
+        if self._schema and self._layout:
+            write_env_block(channel.mapping.memory, self._schema, self._layout)
+        channel.hand_over()
+        try:
+            channel.await_turn(deadline, "welcome from the server", "GREETED")
+            data = self._welcomed(channel, layout)
+        except PeerError:
+            channel.say_bye(Bye.CLOSED)
+            why = "the server died or left during the handshake"
+            raise _NotYetError(lambda: self._not_found(why)) from None
+        except BaseException as error:
+            channel.say_bye(Bye.FAILED if isinstance(error, ChannelFormatError) else Bye.CLOSED)
+            raise
+        features = Feature(self._hello.features & server.features)
+        if self.role is Role.ENV:
+            channel.hand_over()
+        self._channel = channel
+        return Session(
+            channel,
+            data,
+            schema=schema,
+            layout=layout,
+            features=features,
+            peer=server,
+            on_end=self._session_over,
+        )
+
+    def _offer(self, channel: Channel, header: bytes) -> tuple[Schema, Layout]:
+        if self._schema and self._layout:
+            return self._schema, self._layout
+        schema, layout = read_env_block(channel.mapping.memory, header, str(self.paths.control))
+        if self._accepts:
+            self._accepts(schema)
+        return schema, layout
+
+    def _welcomed(self, channel: Channel, layout: Layout) -> files.Mapping:
+        """Read the server's answer and map the data file."""
+        header = channel.header_copy()
+        status = read_field(header, "welcome_status")
+        where = str(self.paths.control)
+        if status == Welcome.REJECTED:
+            code, text = read_field(header, "welcome_code"), read_field(header, "welcome_text")
+            raise rejection(code, text)
+        if status != Welcome.ACCEPTED:
+            raise ChannelFormatError(where, "welcome_status", status, "1 or 2")
+        protocol = read_field(header, "protocol")
+        if not self._hello.protocol_min <= protocol <= self._hello.protocol_max:
+            raise ChannelFormatError(where, "protocol", protocol, self._hello.protocol_max)
+        path = self.paths.data(channel.generation)
+        try:
+            data = files.attach(path)
+        except FileNotFoundError:
+            # The server died after its welcome, and its successor has cleaned up.
+            raise _NotYetError(lambda: self._not_found("its data file is gone")) from None
+        try:
+            if data.size != layout.data_size:
+                raise ChannelFormatError(str(path), "file size", data.size, layout.data_size)
+            check_session(data.memory, layout, channel.generation)
+        except BaseException:
+            data.close()
+            raise
+        # Both sides have it mapped; without a name nothing is left behind, whoever dies.
+        files.unlink(path)
+        return data
+
+    def _session_over(self) -> None:
+        if self._channel:
+            self._channel.close()
+            self._channel = None
+        self._lock.release()
+
+    def close(self) -> None:
+        """End the session and release the channel; twice is fine."""
+        self._closed = True
+        if self._session and not self._lock.forked:
+            self._session.end()
+        self._lock.close()
+        self._server_lock.close()

@@ -1,0 +1,296 @@
+"""MemServer: the side that creates a channel, publishes it and accepts one client at a time."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+from collections.abc import Callable
+
+from rlay.channel import files
+from rlay.channel.channel import Channel
+from rlay.channel.locks import OsLock
+from rlay.channel.wait import Deadline
+from rlay.errors import (
+    ChannelBusyError,
+    ChannelError,
+    ChannelTimeoutError,
+    LocalProtocolError,
+    RemoteProtocolError,
+    RlayError,
+)
+from rlay.protocol import constants as c
+from rlay.protocol.constants import Bye, Feature, Role, Side, Welcome
+from rlay.protocol.env_block import read_env_block, write_env_block
+from rlay.protocol.header import check_identity, check_peer, read_hello, write_fields
+from rlay.protocol.layout import Layout
+from rlay.protocol.records import stamp_session
+from rlay.protocol.schema import Schema, compile_layout
+from rlay.session import Session, our_hello
+
+
+def describe_owner(paths: files.Paths, side: Side) -> str | None:
+    """Say who holds a side of the channel as its hello tells, or None."""
+    try:
+        mapping = files.attach(paths.control, writable=False)
+    except (OSError, ChannelError):
+        return None
+    header = bytes(mapping.memory[: c.HEADER_SIZE])
+    size = mapping.size
+    mapping.close()
+    try:
+        check_identity(header, size, str(paths.control))
+        return read_hello(header, side, str(paths.control)).describe()
+    except ChannelError:
+        return None
+
+
+class MemServer:
+    """Owns a channel: publishes it, accepts clients, republishes after each session.
+
+    One control file serves one session. However a session ends, the next client
+    finds a fresh file, so nothing stale can be mistaken for an answer.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        role: Role,
+        *,
+        features: Feature,
+        schema: Schema | None = None,
+        accepts: Callable[[Schema], None] | None = None,
+        starting: Callable[[], None] | None = None,
+    ) -> None:
+        """Take the channel and publish it; returns at once, without waiting for a client.
+
+        Args:
+            name: of the channel.
+            role: ENV or AGENT.
+            features: what this side offers.
+            schema: what flows; required of ENV, and of no one else.
+            accepts: called with a client's schema; raises what to reject it with.
+            starting: called between slices while there is no client; raises if none can come.
+
+        Raises:
+            ChannelBusyError: a live server has this name; tells who.
+            UnsafePathError: something else is at one of the paths.
+            NoSpaceError: the file system is full.
+        """
+        self.role, self._schema, self._accepts = role, schema, accepts
+        self._starting = starting
+        self._layout = compile_layout(schema) if schema else None
+        self._hello = our_hello(role, features)
+        self.paths = files.Paths(name)
+        self._channel: Channel | None = None
+        self._session: Session | None = None
+        self._rejected: RlayError | None = None
+        self._closed = False
+        with contextlib.ExitStack() as undo:
+            self._lock = OsLock(self.paths.server_lock)
+            undo.callback(self._lock.close)
+            if not self._lock.acquire():
+                raise self._busy()
+            self._client_lock = OsLock(self.paths.client_lock)
+            undo.callback(self._client_lock.close)
+            for path in self.paths.stale():
+                files.unlink(path)
+            self._publish()
+            undo.pop_all()
+
+    def _busy(self) -> ChannelBusyError:
+        owner = describe_owner(self.paths, Side.SERVER)
+        return ChannelBusyError(f"channel {self.paths.name!r} already has a live server", owner)
+
+    def _publish(self) -> None:
+        """Put a fresh control file in place (§10); the old one, if any, becomes an orphan."""
+        self._retire()
+        files.check_replaceable(self.paths.control)
+        generation = secrets.randbits(64) or 1
+        private = self.paths.private(generation)
+        mapping = files.create(private, c.CONTROL_SIZE)
+        try:
+            write_fields(
+                mapping.memory,
+                {
+                    "magic": c.MAGIC,
+                    "endian_tag": c.ENDIAN_TAG,
+                    "header_size": c.HEADER_SIZE,
+                    "control_size": c.CONTROL_SIZE,
+                    "generation": generation,
+                },
+            )
+            self._hello.write(mapping.memory, Side.SERVER)
+            if self._schema and self._layout:
+                write_env_block(mapping.memory, self._schema, self._layout)
+            os.replace(private, self.paths.control)
+        except BaseException:
+            mapping.close()
+            files.unlink(private)
+            raise
+        self._channel = Channel(self.paths, mapping, Side.SERVER, self._client_lock, generation)
+
+    def _retire(self) -> None:
+        if self._channel:
+            files.unlink(self.paths.data(self._channel.generation))
+            self._channel.close()
+            self._channel = None
+
+    def accept(self, timeout: float | None) -> Session:
+        """Wait for a client and return the session with it.
+
+        What wakes it: a client's hello. What ends it: ``timeout`` (seconds; None waits
+        for ever), a signal. A client that dies in its handshake is forgotten.
+
+        Raises:
+            ChannelTimeoutError: no client came; a client that was rejected is its cause.
+            LocalProtocolError: the server is closed, or its last session is not over.
+        """
+        if self._closed:
+            raise LocalProtocolError("this server is closed; make a new one")
+        if self._session and not self._session.ended:
+            raise LocalProtocolError("the session with the last client is not over")
+        deadline = Deadline(timeout)
+        while True:
+            channel = self._channel
+            if channel is None:
+                self._publish()
+                continue
+            if self._starting:
+                self._starting()
+            if self._wait_for_hello(channel, deadline):
+                session = self._greet(channel, deadline)
+                if session:
+                    self._session = session
+                    return session
+            elif deadline.passed():
+                raise ChannelTimeoutError(
+                    f"client on channel {self.paths.name!r}", timeout or 0.0, "PUBLISHED"
+                ) from self._rejected
+
+    def _wait_for_hello(self, channel: Channel, deadline: Deadline) -> bool:
+        """Wait one slice; return whether a hello is there. Republishes what became useless."""
+        try:
+            if channel.wait_slice(deadline):
+                return True
+        except RemoteProtocolError:
+            self._give_up(channel)
+            return False
+        # The claim is read before the lock is probed, or a live client looks dead (§10).
+        if channel.claimed():
+            if channel.lost_peer() and not channel.our_turn():
+                self._give_up(channel)
+        elif not channel.mapping.is_at(self.paths.control):
+            # If the lock file went too, another server may have started: only one goes on (§11).
+            if not self._lock.keep():
+                raise self._busy()
+            self._give_up(channel)
+        return False
+
+    def _give_up(self, channel: Channel) -> None:
+        channel.say_bye(Bye.CLOSED)
+        self._publish()
+
+    def _greet(self, channel: Channel, deadline: Deadline) -> Session | None:
+        """Answer a hello; None if the client was rejected or is gone."""
+        where = f"client's hello on channel {self.paths.name!r}"
+        header = channel.header_copy()
+        try:
+            client = read_hello(header, Side.CLIENT, where)
+            version = check_peer(self._hello, client, where)
+            schema, layout = self._offer(channel, header, where)
+            features = Feature(self._hello.features & client.features)
+            data = self._create_data(channel, layout)
+        except RlayError as error:
+            self._reject(channel, error)
+            return None
+        write_fields(
+            channel.mapping.memory,
+            {
+                "welcome_status": Welcome.ACCEPTED,
+                "protocol": version,
+                "features": int(features),
+                "data_size": layout.data_size,
+            },
+        )
+        channel.hand_over()
+        if self.role is Role.AGENT and not self._await_ready(channel, data, deadline):
+            return None
+        return Session(
+            channel,
+            data,
+            schema=schema,
+            layout=layout,
+            features=features,
+            peer=client,
+            on_end=self._session_over,
+        )
+
+    def _offer(self, channel: Channel, header: bytes, where: str) -> tuple[Schema, Layout]:
+        if self._schema and self._layout:
+            return self._schema, self._layout
+        schema, layout = read_env_block(channel.mapping.memory, header, where)
+        if self._accepts:
+            self._accepts(schema)
+        return schema, layout
+
+    def _create_data(self, channel: Channel, layout: Layout) -> files.Mapping:
+        data = files.create(self.paths.data(channel.generation), layout.data_size)
+        stamp_session(data.memory, layout, channel.generation)
+        return data
+
+    def _reject(self, channel: Channel, error: RlayError) -> None:
+        self._rejected = error
+        write_fields(
+            channel.mapping.memory,
+            {
+                "welcome_status": Welcome.REJECTED,
+                "welcome_code": error.code,
+                "welcome_text": str(error),
+            },
+        )
+        channel.hand_over()
+        self._give_up(channel)
+
+    def _await_ready(self, channel: Channel, data: files.Mapping, deadline: Deadline) -> bool:
+        """Wait until the client has mapped the data file and given the turn back."""
+        try:
+            channel.await_turn(deadline, "the client's READY", "WELCOMED")
+        except RlayError as error:
+            data.close()
+            self._give_up(channel)
+            if isinstance(error, ChannelTimeoutError):
+                raise
+            return False
+        except BaseException:
+            data.close()
+            self._give_up(channel)
+            raise
+        return True
+
+    def _session_over(self) -> None:
+        if not self._closed:
+            try:
+                self._publish()
+            except ChannelError:
+                # The error that ended the session is the news; accept() publishes again.
+                self._retire()
+
+    def close(self) -> None:
+        """End the session, withdraw the channel and release it; twice is fine."""
+        if self._closed:
+            return
+        self._closed = True
+        if self._lock.forked:
+            return
+        if self._session:
+            self._session.end()
+        if self._channel:
+            channel = self._channel
+            channel.say_bye(Bye.CLOSED)
+            # Only while the lock is held, so that it cannot be a successor's file (§11).
+            if channel.mapping.is_at(self.paths.control):
+                files.unlink(self.paths.control)
+            self._retire()
+        self._client_lock.close()
+        self._lock.close()

@@ -1,0 +1,301 @@
+"""One session over an attached channel: requests and replies, by role.
+
+Whoever owns the file, the agent sends requests and the environment answers
+them; this class is that conversation. Both endpoints make it: ``MemServer``
+after a client's hello, ``MemClient`` after a server's welcome.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from rlay._version import __version__
+from rlay.channel.channel import Channel
+from rlay.channel.files import Mapping as FileMapping
+from rlay.channel.wait import Deadline
+from rlay.errors import (
+    LocalProtocolError,
+    PeerError,
+    PeerLostError,
+    RemoteError,
+    RemoteProtocolError,
+)
+from rlay.protocol.constants import Bye, Command, Feature, Role
+from rlay.protocol.header import Hello
+from rlay.protocol.layout import Layout
+from rlay.protocol.records import ReplyRecord, Request, RequestRecord
+from rlay.protocol.schema import Schema
+from rlay.protocol.turn import Event, State, TurnMachine
+
+_NEEDS_FEATURE = {Command.RENDER: Feature.RENDER, Command.CALL: Feature.CALL}
+
+
+def our_hello(role: Role, features: Feature) -> Hello:
+    """Return the hello of this process."""
+    return Hello(
+        role=role,
+        features=features,
+        pid=os.getpid(),
+        library=f"rlay-python {__version__}",
+        host=platform.node(),
+    )
+
+
+class Session:
+    """The conversation of one agent and one environment.
+
+    Attributes:
+        schema: what flows.
+        layout: where it lies.
+        features: bits both sides offer.
+        peer: the other side's hello.
+    """
+
+    def __init__(
+        self,
+        channel: Channel,
+        data: FileMapping,
+        *,
+        schema: Schema,
+        layout: Layout,
+        features: Feature,
+        peer: Hello,
+        on_end: Callable[[], None],
+    ) -> None:
+        """Begin after the handshake; ``on_end`` runs once, when the session is over."""
+        self.schema, self.layout, self.features, self.peer = schema, layout, features, peer
+        self._channel, self._data, self._on_end = channel, data, on_end
+        self._request = RequestRecord(schema, layout, data.memory)
+        self._reply = ReplyRecord(schema, layout, data.memory)
+        self._machine = TurnMachine(State.FRESH)
+        self._seq = 0
+        self._command = Command.READY
+
+    @property
+    def state(self) -> State:
+        """Where the session stands."""
+        return self._machine.state
+
+    @property
+    def ended(self) -> bool:
+        """Whether the session is over."""
+        return self._machine.state is State.ENDED
+
+    @property
+    def pending(self) -> Command | None:
+        """The agent's request that has no reply yet, or None."""
+        busy = (State.RESETTING, State.STEPPING, State.ASKED, State.ASKED_FRESH, State.CLOSING)
+        return self._command if self._machine.state in busy else None
+
+    # The agent's half.
+
+    def send_reset(self, seed: int | None, options: Mapping[str, Any] | None) -> None:
+        """Ask for a new episode.
+
+        Raises:
+            LocalProtocolError: a request is pending, or the session is over.
+            LayoutError: seed or options cannot be carried exactly; nothing was sent.
+        """
+        self._machine.check(Command.RESET)
+        self._request.write_reset(self._seq + 1, seed, options)
+        self._sent(Command.RESET)
+
+    def send_step(self, action: Any) -> None:
+        """Send an action.
+
+        Raises:
+            LocalProtocolError: before reset, while a request is pending, after the end.
+            LayoutError: the record cannot hold exactly this action; nothing was sent.
+        """
+        self._machine.check(Command.STEP)
+        self._request.write_step(self._seq + 1, action)
+        self._sent(Command.STEP)
+
+    def send_render(self) -> None:
+        """Ask for a frame."""
+        self._check_offered(Command.RENDER)
+        self._request.write_plain(self._seq + 1, Command.RENDER)
+        self._sent(Command.RENDER)
+
+    def send_call(self, op: str, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Ask to ``call`` a method, or to ``get`` or ``set`` an attribute, of the environment."""
+        self._check_offered(Command.CALL)
+        call = {"op": op, "name": name, "args": list(args), "kwargs": kwargs}
+        self._request.write_call(self._seq + 1, call)
+        self._sent(Command.CALL)
+
+    def send_close(self) -> None:
+        """Ask the environment to finish; its reply ends the session."""
+        self._machine.check(Command.CLOSE)
+        self._request.write_plain(self._seq + 1, Command.CLOSE)
+        self._sent(Command.CLOSE)
+
+    def _check_offered(self, command: Command) -> None:
+        self._machine.check(command)
+        if not self.features & _NEEDS_FEATURE[command]:
+            raise LocalProtocolError(
+                f"the environment ({self.peer.describe()}) does not offer {command.name}"
+            )
+
+    def _sent(self, command: Command) -> None:
+        self._machine.we(command)
+        self._seq += 1
+        self._command = command
+        self._channel.hand_over()
+
+    def receive(self, timeout: float | None, *, copy: bool = True) -> Any:
+        """Wait for the reply to the pending request and return it.
+
+        Returns:
+            For RESET ``(observation, info)``; for STEP ``(observation, reward,
+            terminated, truncated, info)``; for RENDER the frame; for CALL the result;
+            for CLOSE None. With ``copy=False`` arrays are views that live until the
+            next request is sent.
+
+        Raises:
+            ChannelTimeoutError: still pending; receive again.
+            RemoteError: the environment raised; the session goes on.
+            PeerError, RemoteProtocolError: the session is over.
+        """
+        if self.pending is None:
+            raise LocalProtocolError("nothing is pending: send a request first")
+        self._await_turn(timeout, f"reply to {self._command.name}")
+        try:
+            size = self._reply.open(self._seq, self._command)
+            value = self._read(size, copy=copy)
+        except RemoteError:
+            self._machine.they(Event.ERROR)
+            raise
+        except RemoteProtocolError:
+            self.end(Bye.FAILED)
+            raise
+        self._machine.they(Event.OK)
+        return value
+
+    def _read(self, size: int, *, copy: bool) -> Any:
+        if self._command is Command.STEP:
+            return self._reply.read_step(size, copy=copy)
+        if self._command is Command.RESET:
+            return self._reply.read_reset(size, copy=copy)
+        if self._command is Command.RENDER:
+            return self._reply.read_frame(size, copy=copy)
+        return self._reply.read_value(size)
+
+    # The environment's half.
+
+    def next_request(self, timeout: float | None) -> Request:
+        """Wait for the agent's next request.
+
+        After this call you must answer with one of the ``reply_...`` methods.
+
+        Raises:
+            ChannelTimeoutError: none came; wait again.
+            PeerError, RemoteProtocolError: the session is over.
+        """
+        if self.pending is not None:
+            raise LocalProtocolError(f"{self.pending.name} is open: answer it first")
+        self._await_turn(timeout, "request")
+        try:
+            command = self._request.command(self._seq + 1)
+            self._check_we_offered(command)
+            request = self._request.read(self._seq + 1, command)
+            self._machine.they(command)
+        except RemoteProtocolError:
+            self.end(Bye.FAILED)
+            raise
+        self._seq += 1
+        self._command = command
+        return request
+
+    def _check_we_offered(self, command: Command) -> None:
+        if command in _NEEDS_FEATURE and not self.features & _NEEDS_FEATURE[command]:
+            raise RemoteProtocolError(f"the agent sent {command.name}, which was not agreed")
+
+    def _check_answers(self, command: Command) -> None:
+        if self._command is not command or self.pending is None:
+            pending = f"{self.pending.name} is" if self.pending else "nothing is"
+            raise LocalProtocolError(f"cannot answer {command.name}: {pending} pending")
+
+    def reply_reset(self, observation: Any, info: Mapping[str, Any]) -> None:
+        """Answer a RESET.
+
+        Raises:
+            LayoutError: the record cannot hold these values; the request stays open.
+        """
+        self._check_answers(Command.RESET)
+        self._reply.write_reset(self._seq, observation, info)
+        self._answered(Event.OK)
+
+    def reply_step(
+        self,
+        observation: Any,
+        reward: float,
+        terminated: bool,
+        truncated: bool,
+        info: Mapping[str, Any],
+    ) -> None:
+        """Answer a STEP.
+
+        Raises:
+            LayoutError: the record cannot hold these values; the request stays open.
+        """
+        self._check_answers(Command.STEP)
+        self._reply.write_step(self._seq, observation, reward, terminated, truncated, info)
+        self._answered(Event.OK)
+
+    def reply_frame(self, frame: Any) -> None:
+        """Answer a RENDER."""
+        self._check_answers(Command.RENDER)
+        self._reply.write_frame(self._seq, frame)
+        self._answered(Event.OK)
+
+    def reply_value(self, value: Any = None) -> None:
+        """Answer a CALL, or a CLOSE without a value; a CLOSE ends the session."""
+        self._check_answers(self._command)
+        self._reply.write_value(self._seq, self._command, value)
+        self._answered(Event.OK)
+
+    def reply_error(self, error: BaseException) -> None:
+        """Answer whatever is pending with an exception of the environment's."""
+        self._check_answers(self._command)
+        self._reply.write_error(self._seq, self._command, error)
+        self._answered(Event.ERROR)
+
+    def _answered(self, event: Event) -> None:
+        self._machine.we(event)
+        self._channel.hand_over()
+
+    # Both.
+
+    def _await_turn(self, timeout: float | None, waited_for: str) -> None:
+        if self.ended:
+            self._machine.check(Command.STEP)
+        try:
+            self._channel.await_turn(Deadline(timeout), waited_for, self._machine.state.name)
+        except RemoteProtocolError:
+            self.end(Bye.FAILED)
+            raise
+        except PeerError as error:
+            if isinstance(error, PeerLostError):
+                error.last_command = self._command.name
+            self.end(Bye.CLOSED)
+            raise
+
+    def end(self, bye: Bye = Bye.CLOSED) -> None:
+        """Say goodbye and let go of the files; twice is fine."""
+        on_end, self._on_end = self._on_end, _nothing
+        if on_end is _nothing:
+            return
+        self._machine.end()
+        self._channel.say_bye(bye)
+        # The records hold views; without them the data file can be unmapped.
+        del self._request, self._reply
+        self._data.close()
+        on_end()
+
+
+def _nothing() -> None:
+    pass
