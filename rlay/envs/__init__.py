@@ -1,0 +1,1 @@
+"""Faces for Gymnasium: the agent's envs, the environment's backends, and launching."""

@@ -1,0 +1,285 @@
+"""The agent's face of a channel: a ``gymnasium.Env`` whose environment is in another process.
+
+``ClientEnv`` and ``ServerEnv`` differ only in who owns the channel; everything
+an agent does is written here, once.
+"""
+
+from __future__ import annotations
+
+import abc
+import re
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import gymnasium
+from gymnasium.envs.registration import EnvSpec
+
+from rlay.envs.launch import Launcher
+from rlay.errors import (
+    LayoutMismatchError,
+    LocalProtocolError,
+    PeerLostError,
+    RlayError,
+    UnsupportedSpaceError,
+)
+from rlay.protocol.constants import Feature
+from rlay.protocol.schema import Schema, first_difference
+from rlay.protocol.spaces import capacities_of, describe, space_from
+from rlay.session import Session
+
+#: How long ``close()`` waits for the environment's acknowledgement, seconds.
+_CLOSE_TIMEOUT = 2.0
+
+AGENT_FEATURES = Feature.RENDER | Feature.CALL
+
+
+def check_spaces(schema: Schema, expected: Mapping[str, Any]) -> None:
+    """Compare a schema's spaces with the ones an agent was told to expect.
+
+    Args:
+        schema: the environment's.
+        expected: ``observation`` and ``action`` spaces; None expects nothing.
+
+    Raises:
+        LayoutMismatchError: names the first difference, with both values.
+    """
+    for name, space in expected.items():
+        if space is None:
+            continue
+        theirs = getattr(schema.groups[0], name)
+        try:
+            ours = describe(space, name, capacities_of(theirs, name))
+        except UnsupportedSpaceError:
+            # A Sequence or Graph where theirs has none: there is no capacity to compare.
+            raise LayoutMismatchError(
+                f"{name}_space: found {space_from(theirs, name)}, expected {space}"
+            ) from None
+        if difference := first_difference(ours, theirs, name):
+            raise LayoutMismatchError(difference)
+
+
+class RemoteEnv(gymnasium.Env[Any, Any], abc.ABC):
+    """Base of ``ClientEnv`` and ``ServerEnv``.
+
+    Attributes:
+        timeout: seconds each call waits for the environment; None waits for as long
+            as the peer lives.
+        channel: name of the channel.
+    """
+
+    #: How to make another one like this: ``module:name``.
+    _entry_point: ClassVar[str]
+
+    def __init__(
+        self,
+        channel: str,
+        *,
+        timeout: float | None,
+        attach_timeout: float | None,
+        copy: bool,
+        render_mode: str | None,
+        observation_space: gymnasium.Space[Any] | None,
+        action_space: gymnasium.Space[Any] | None,
+        launcher: Launcher | None = None,
+    ) -> None:
+        """Keep the settings; the subclass then attaches."""
+        self.channel = channel
+        self.timeout = timeout
+        self.attach_timeout = attach_timeout
+        self._copy = copy
+        self._launcher = launcher
+        self._wanted_render_mode = render_mode
+        self._expected = {"observation": observation_space, "action": action_space}
+        self._schema: Schema | None = None
+        self._closed = False
+
+    @abc.abstractmethod
+    def _new_session(self, timeout: float | None) -> Session:
+        """Attach to a peer, or wait for one to attach."""
+
+    @abc.abstractmethod
+    def _release(self) -> None:
+        """Close the endpoint."""
+
+    def _accepts(self, schema: Schema) -> None:
+        """Refuse an environment that is not the one expected, or not the one we had."""
+        check_spaces(schema, self._expected)
+        mode = schema.env.render_mode
+        if self._wanted_render_mode not in (None, mode):
+            raise LayoutMismatchError(
+                f"render_mode: found {mode!r}, expected {self._wanted_render_mode!r}; "
+                "the environment's side chooses it"
+            )
+        if self._schema and (
+            difference := first_difference(
+                self._schema.to_dict()["groups"], schema.to_dict()["groups"], "groups"
+            )
+        ):
+            raise LayoutMismatchError(
+                difference, f"the environment is another than before: {difference}"
+            )
+
+    def _starting(self) -> None:
+        """Raise if the process we launched is gone before it attached."""
+        if self._launcher and not self._launcher.running():
+            lost = PeerLostError("the launched environment ended before it attached")
+            raise self._launcher.explain(lost)
+
+    def _open(self, timeout: float | None) -> None:
+        if self._launcher:
+            self._launcher.start()
+        self._session = self._new_session(timeout)
+        if self._schema is None:
+            self._schema = self._session.schema
+            self._adopt(self._session.schema)
+
+    def _adopt(self, schema: Schema) -> None:
+        group, facts = schema.groups[0], schema.env
+        self.observation_space = space_from(group.observation, "observation")
+        self.action_space = space_from(group.action, "action")
+        self.metadata = {"render_modes": [], **facts.metadata}
+        self.render_mode = facts.render_mode
+        if self.spec is None:
+            slug = re.sub(r"[^\w.-]", "-", self.channel)
+            known = facts.id if facts.id and re.search(r"-v\d+$", facts.id) else None
+            self.spec = EnvSpec(
+                id=known or f"rlay/{slug}-v0",
+                entry_point=self._entry_point,
+                reward_threshold=facts.reward_threshold,
+                max_episode_steps=facts.max_episode_steps,
+                order_enforce=False,
+                disable_env_checker=True,
+                kwargs={"channel": self.channel},
+            )
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise LocalProtocolError("this environment is closed; make a new one")
+
+    def _receive(self, timeout: float | None) -> Any:
+        try:
+            return self._session.receive(timeout, copy=self._copy)
+        except PeerLostError as lost:
+            if self._launcher:
+                raise self._launcher.explain(lost) from None
+            raise
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Any, dict[str, Any]]:
+        """Start a new episode; attaches again if the last session is over.
+
+        Args:
+            seed: from 0 to 2**64 - 1, or None; handed to the environment.
+            options: handed to the environment: None, bool, int, float, str, bytes, lists,
+                tuples, dicts and NumPy arrays and scalars, as MessagePack (PROTOCOL.md §14).
+
+        Returns:
+            The first observation and info.
+
+        Raises:
+            LayoutError: seed or options cannot be carried exactly; names the key.
+            RemoteError: the environment raised.
+            PeerClosedError, PeerLostError: the peer left; reset again to attach again.
+            ChannelTimeoutError: no reply in time; call ``wait()``.
+        """
+        self._check_open()
+        super().reset(seed=seed)
+        if self._session.ended:
+            self._open(self.attach_timeout)
+        self._session.send_reset(seed, options)
+        result: tuple[Any, dict[str, Any]] = self._receive(self.timeout)
+        return result
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        """Send an action and return the result of that action.
+
+        In ServerEnv mode this returns when the game has reached its next decision step.
+
+        Returns:
+            observation, reward, terminated, truncated, info. With ``copy=False`` the
+            arrays of the observation are read-only views into the mapped record, which
+            change when the next request is sent.
+
+        Raises:
+            LocalProtocolError: before ``reset()``, while another call is pending, or closed.
+            LayoutError: the record cannot hold exactly this action; nothing was sent.
+            RemoteError: the environment raised; ``reset()`` starts a new episode.
+            PeerClosedError, PeerLostError: the peer left; ``reset()`` attaches again.
+            ChannelTimeoutError: no reply in time; call ``wait()``.
+        """
+        self._check_open()
+        self._session.send_step(action)
+        result: tuple[Any, float, bool, bool, dict[str, Any]] = self._receive(self.timeout)
+        return result
+
+    def wait(self, timeout: float | None = -1.0) -> Any:
+        """Go on waiting for the call that timed out or was interrupted.
+
+        Args:
+            timeout: seconds; left out, ``self.timeout``; None, as long as the peer lives.
+
+        Returns:
+            What that call would have returned.
+
+        Raises:
+            LocalProtocolError: nothing is pending.
+        """
+        self._check_open()
+        return self._receive(self.timeout if timeout == -1.0 else timeout)
+
+    def reattach(self) -> None:
+        """Give up whatever is pending and attach anew; ``reset()`` must come next."""
+        self._check_open()
+        self._session.end()
+        self._open(self.attach_timeout)
+
+    def render(self) -> Any:
+        """Return what the environment renders.
+
+        Returns:
+            For ``rgb_array`` a uint8 array [height, width, 3]; otherwise what the
+            environment's ``render()`` returned.
+
+        Raises:
+            LocalProtocolError: the environment does not offer rendering.
+        """
+        self._check_open()
+        self._session.send_render()
+        return self._receive(self.timeout)
+
+    def call(self, name: str, *args: Any, **kwargs: Any) -> Any:
+        """Call a method of the environment, or return its attribute, by public name.
+
+        Arguments and result are carried as MessagePack, like reset options.
+        """
+        return self._ask("call", name, args, kwargs)
+
+    def set_attr(self, name: str, value: Any) -> None:
+        """Set a public attribute of the environment."""
+        self._ask("set", name, (value,), {})
+
+    def _ask(self, op: str, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        self._check_open()
+        self._session.send_call(op, name, args, kwargs)
+        return self._receive(self.timeout)
+
+    def close(self) -> None:
+        """End the session, and the process if we launched it; twice is fine.
+
+        An environment that can be asked is asked first, so that it has finished when
+        this returns; one that is busy or dead is told by the goodbye alone.
+        """
+        if self._closed:
+            return
+        self._closed = True
+        try:
+            self._session.send_close()
+            self._session.receive(_CLOSE_TIMEOUT)
+        except RlayError:
+            # Busy, late or gone: the goodbye that follows needs no turn.
+            pass
+        finally:
+            self._release()
+            if self._launcher:
+                self._launcher.stop()

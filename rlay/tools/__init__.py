@@ -1,0 +1,1 @@
+"""Command-line tools; the library never imports them."""
