@@ -1,14 +1,8 @@
-/* rlay._atomics: one shared 32-bit word with memory order, wait and wake.
+/* rlay._atomics: one shared 32-bit word with memory order, wait and wake, the GIL released.
+ * rlay/atomics.py describes the operations; the twin in plain Python is _atomics_pure.py.
  *
- * What Python cannot promise by itself: an acquire load, a release store, a full
- * fence between "I handed over" and "is the peer asleep?", and a sleep in the kernel
- * with the GIL released. rlay/atomics.py describes the operations; the pure twin is
- * rlay/_atomics_pure.py.
- *
- * The word lives in memory that another process writes at any time. It is read and
- * written only through C11 atomics and never used as a length or an index here.
- *
- * A Word pins its buffer: while a thread waits with the GIL released the memory must
+ * Another process writes the word at any time: it is touched through C11 atomics only, and
+ * never used as a length or an index. While a thread waits without the GIL the memory must
  * stay mapped, so release() from another thread takes effect when that wait returns.
  */
 
@@ -56,8 +50,6 @@ typedef struct {
     cell_t *cell;    /* NULL once released */
     Py_ssize_t pins; /* one for being open, one for each call in progress */
 } Word;
-
-/* ---- the word ---------------------------------------------------------------- */
 
 /* acquire: pairs with the release store in store() of the peer (PROTOCOL.md 6, 12) */
 static uint32_t load(cell_t *cell)
@@ -109,8 +101,6 @@ static bool spin_while(cell_t *cell, uint32_t first, int64_t until)
     return false;
 }
 
-/* ---- sleep and wake ---------------------------------------------------------- */
-
 enum nap { NAP_OVER, NAP_AGAIN, NAP_INTERRUPTED };
 
 #if defined(__linux__) && defined(SYS_futex)
@@ -120,15 +110,10 @@ enum nap { NAP_OVER, NAP_AGAIN, NAP_INTERRUPTED };
 static enum nap nap_while(cell_t *cell, uint32_t first, int64_t remaining, int64_t *unused)
 {
     /* two longs are what this call takes on every architecture, unlike struct timespec */
-    struct {
-        long seconds, nanoseconds;
-    } timeout;
     int64_t seconds = remaining / 1000000000;
+    long timeout[2] = {seconds > INT_MAX ? INT_MAX : (long)seconds, (long)(remaining % 1000000000)};
+    long result = syscall(SYS_futex, (void *)cell, FUTEX_WAIT, first, timeout, NULL, 0);
     (void)unused;
-    timeout.seconds = seconds > INT_MAX ? INT_MAX : (long)seconds;
-    timeout.nanoseconds = (long)(remaining % 1000000000);
-    long result = syscall(SYS_futex, (void *)cell, FUTEX_WAIT, first, &timeout,
-                          NULL, 0);
     return result == -1 && errno == EINTR ? NAP_INTERRUPTED : NAP_OVER;
 }
 
@@ -178,8 +163,6 @@ static bool sleep_while(cell_t *cell, uint32_t first, int64_t deadline, PyThread
     return true;
 }
 
-/* ---- arguments --------------------------------------------------------------- */
-
 static cell_t *pin(Word *self)
 {
     cell_t *cell;
@@ -201,14 +184,24 @@ static void unpin(Word *self)
     Py_END_CRITICAL_SECTION();
 }
 
-static cell_t *pin_argument(Word *self, PyObject *argument)
+static void unpin_both(Word *self, PyObject *other)
 {
-    if (!Py_IS_TYPE(argument, Py_TYPE(self))) {
+    unpin((Word *)other);
+    unpin(self);
+}
+
+static bool pin_both(Word *self, PyObject *other, cell_t **cell, cell_t **waiting)
+{
+    if (!Py_IS_TYPE(other, Py_TYPE(self))) {
         PyErr_Format(PyExc_TypeError, "waiting must be a Word, not %.100s",
-                     Py_TYPE(argument)->tp_name);
-        return NULL;
+                     Py_TYPE(other)->tp_name);
+        return false;
     }
-    return pin((Word *)argument);
+    if ((*cell = pin(self)) == NULL)
+        return false;
+    if ((*waiting = pin((Word *)other)) == NULL)
+        unpin(self);
+    return *waiting != NULL;
 }
 
 static bool check_count(const char *name, Py_ssize_t found, Py_ssize_t expected)
@@ -239,8 +232,6 @@ static bool as_duration(PyObject *number, int64_t *duration)
     return !(*duration == -1 && PyErr_Occurred());
 }
 
-/* ---- methods ----------------------------------------------------------------- */
-
 static PyObject *Word_load_acquire(Word *self, PyObject *Py_UNUSED(ignored))
 {
     cell_t *cell = pin(self);
@@ -266,22 +257,16 @@ static PyObject *Word_hand_over(Word *self, PyObject *const *args, Py_ssize_t co
 {
     uint32_t value;
     cell_t *cell, *waiting;
-    if (!check_count("hand_over", count, 2) || !as_value(args[0], &value))
+    if (!check_count("hand_over", count, 2) || !as_value(args[0], &value) ||
+        !pin_both(self, args[1], &cell, &waiting))
         return NULL;
-    if ((cell = pin(self)) == NULL)
-        return NULL;
-    if ((waiting = pin_argument(self, args[1])) == NULL) {
-        unpin(self);
-        return NULL;
-    }
     store(cell, value);
     /* fence: pairs with the fence in Word_wait; of "I stored the turn, then read waiting"
      * and "I stored waiting, then read the turn" at least one sees the other */
     atomic_thread_fence(memory_order_seq_cst);
     if (atomic_load_explicit(waiting, memory_order_relaxed) != 0)
         wake_all(cell);
-    unpin((Word *)args[1]);
-    unpin(self);
+    unpin_both(self, args[1]);
     Py_RETURN_NONE;
 }
 
@@ -326,22 +311,16 @@ static PyObject *Word_wait(Word *self, PyObject *const *args, Py_ssize_t count)
     int64_t spin_ns, timeout_ns;
     cell_t *cell, *waiting;
     if (!check_count("wait", count, 4) || !as_value(args[0], &wanted) ||
-        !as_duration(args[2], &spin_ns) || !as_duration(args[3], &timeout_ns))
+        !as_duration(args[2], &spin_ns) || !as_duration(args[3], &timeout_ns) ||
+        !pin_both(self, args[1], &cell, &waiting))
         return NULL;
-    if ((cell = pin(self)) == NULL)
-        return NULL;
-    if ((waiting = pin_argument(self, args[1])) == NULL) {
-        unpin(self);
-        return NULL;
-    }
     bool went_well = true;
     value = load(cell);
     if (value != wanted && timeout_ns > 0) {
         went_well = wait_while(cell, value, waiting, spin_ns, timeout_ns);
         value = load(cell);
     }
-    unpin((Word *)args[1]);
-    unpin(self);
+    unpin_both(self, args[1]);
     return went_well ? PyLong_FromUnsignedLong(value) : NULL;
 }
 
@@ -356,8 +335,6 @@ static PyObject *Word_release(Word *self, PyObject *Py_UNUSED(ignored))
         unpin(self);
     Py_RETURN_NONE;
 }
-
-/* ---- the type ---------------------------------------------------------------- */
 
 static const char *problem_with(const Py_buffer *view, Py_ssize_t offset)
 {
@@ -405,29 +382,27 @@ static void Word_dealloc(Word *self)
 }
 
 #define FUNCTION(name) ((PyCFunction)(void (*)(void))(name))
+#define SIGNATURE(text) text "\n--\n\n"
 
 /* The texts are in rlay/atomics.py; here only the signatures, for inspect and help(). */
 static PyMethodDef word_methods[] = {
-    {"load_acquire", FUNCTION(Word_load_acquire), METH_NOARGS, "load_acquire($self, /)\n--\n\n"},
+    {"load_acquire", FUNCTION(Word_load_acquire), METH_NOARGS, SIGNATURE("load_acquire($self, /)")},
     {"store_release", FUNCTION(Word_store_release), METH_O,
-     "store_release($self, value, /)\n--\n\n"},
+     SIGNATURE("store_release($self, value, /)")},
     {"hand_over", FUNCTION(Word_hand_over), METH_FASTCALL,
-     "hand_over($self, value, waiting, /)\n--\n\n"},
-    {"wake", FUNCTION(Word_wake), METH_NOARGS, "wake($self, /)\n--\n\n"},
+     SIGNATURE("hand_over($self, value, waiting, /)")},
+    {"wake", FUNCTION(Word_wake), METH_NOARGS, SIGNATURE("wake($self, /)")},
     {"wait", FUNCTION(Word_wait), METH_FASTCALL,
-     "wait($self, wanted, waiting, spin_ns, timeout_ns, /)\n--\n\n"},
-    {"release", FUNCTION(Word_release), METH_NOARGS, "release($self, /)\n--\n\n"},
+     SIGNATURE("wait($self, wanted, waiting, spin_ns, timeout_ns, /)")},
+    {"release", FUNCTION(Word_release), METH_NOARGS, SIGNATURE("release($self, /)")},
     {NULL, NULL, 0, NULL},
 };
-
-PyDoc_STRVAR(word_doc, "Word(buffer, offset)\n--\n\n"
-                       "An aligned little-endian u32 in a writable buffer; see rlay.atomics.");
 
 /* ISO C has no cast from a function to void *; every system that runs CPython does. */
 #define SLOT(function) ((void *)(uintptr_t)(function))
 
 static PyType_Slot word_slots[] = {
-    {Py_tp_doc, (void *)word_doc},
+    {Py_tp_doc, SIGNATURE("Word(buffer, offset)") "An aligned u32; see rlay.atomics."},
     {Py_tp_new, SLOT(Word_new)},
     {Py_tp_dealloc, SLOT(Word_dealloc)},
     {Py_tp_methods, word_methods},

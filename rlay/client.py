@@ -30,7 +30,7 @@ from rlay.protocol.header import (
 from rlay.protocol.layout import Layout
 from rlay.protocol.records import check_session
 from rlay.protocol.schema import Schema, compile_layout
-from rlay.session import Session, our_hello
+from rlay.session import Session, close_at_exit, our_hello
 
 _FIRST_PAUSE = 0.001
 _LONGEST_PAUSE = 0.02
@@ -85,6 +85,7 @@ class MemClient:
         self._channel: Channel | None = None
         self._session: Session | None = None
         self._closed = False
+        close_at_exit(self)
 
     def attach(self, timeout: float | None) -> Session:
         """Wait for a server, claim its session and shake hands.

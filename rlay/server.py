@@ -26,7 +26,7 @@ from rlay.protocol.header import check_identity, check_peer, read_hello, write_f
 from rlay.protocol.layout import Layout
 from rlay.protocol.records import stamp_session
 from rlay.protocol.schema import Schema, compile_layout
-from rlay.session import Session, our_hello
+from rlay.session import Session, close_at_exit, our_hello
 
 
 def describe_owner(paths: files.Paths, side: Side) -> str | None:
@@ -97,6 +97,7 @@ class MemServer:
                 files.unlink(path)
             self._publish()
             undo.pop_all()
+        close_at_exit(self)
 
     def _busy(self) -> ChannelBusyError:
         owner = describe_owner(self.paths, Side.SERVER)

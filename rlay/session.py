@@ -7,10 +7,12 @@ after a client's hello, ``MemClient`` after a server's welcome.
 
 from __future__ import annotations
 
+import atexit
 import os
 import platform
+import weakref
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Protocol
 
 from rlay._version import __version__
 from rlay.channel.channel import Channel
@@ -31,6 +33,27 @@ from rlay.protocol.schema import Schema
 from rlay.protocol.turn import Event, State, TurnMachine
 
 _NEEDS_FEATURE = {Command.RENDER: Feature.RENDER, Command.CALL: Feature.CALL}
+
+
+class Endpoint(Protocol):
+    """What both ``MemServer`` and ``MemClient`` are."""
+
+    def close(self) -> None:
+        """End the session and release the channel."""
+
+
+_open_endpoints: weakref.WeakSet[Endpoint] = weakref.WeakSet()
+
+
+def close_at_exit(endpoint: Endpoint) -> None:
+    """Say goodbye for an endpoint that is still open when the interpreter exits."""
+    _open_endpoints.add(endpoint)
+
+
+@atexit.register
+def _close_all() -> None:
+    for endpoint in list(_open_endpoints):
+        endpoint.close()
 
 
 def our_hello(role: Role, features: Feature) -> Hello:

@@ -114,6 +114,11 @@ class OsLock:
             os.close(self._descriptor)
         self._descriptor = -1
 
+    def __del__(self) -> None:
+        """Close with the endpoint it belongs to, or a forgotten one would look alive."""
+        if getattr(self, "_descriptor", -1) >= 0:
+            self.close()
+
     def _after_fork(self) -> None:
         self.forked = True
         if self._descriptor >= 0:

@@ -86,7 +86,8 @@ def exact_array(value: Any, dtype: np.dtype[Any], shape: tuple[int, ...], path: 
         same &= np.array(exact, dtype=bool).reshape(shape)
     elif array.dtype.kind == "f" and dtype.kind in "iu":
         info = np.iinfo(dtype)
-        same &= (array >= float(info.min)) & (array < float(info.max) + 1.0)
+        with np.errstate(all="ignore"):  # the limits of int64 are infinite as a float16
+            same &= (array >= float(info.min)) & (array < float(info.max) + 1.0)
     elif array.dtype.kind in "iu" and dtype.kind in "iu":
         same &= (array < 0) == (cast < 0)
     if not same.all():
@@ -246,7 +247,7 @@ class _Sequence:
     def write(self, value: Any, at: At = ()) -> None:
         try:
             items = list(iterate(self.batch, value)) if self.batch is not None else list(value)
-        except TypeError:
+        except (TypeError, ValueError, LookupError, AttributeError):
             raise LayoutError(f"{self.path}: {value!r:.80} is not a sequence") from None
         if len(items) > self.capacity:
             raise LayoutError(
@@ -284,7 +285,10 @@ class _Graph:
         return int(self.views["nodes" if part == "nodes" else "links"].shape[self.lead])
 
     def _length(self, part: str, value: Any) -> int:
-        count, capacity = len(value), self._capacity(part)
+        try:
+            count, capacity = len(value), self._capacity(part)
+        except TypeError:
+            raise LayoutError(f"{self.path}/{part}: {value!r:.80} is not an array") from None
         if count > capacity:
             raise LayoutError(f"{self.path}: {count} {part}, declared capacity {capacity}")
         return count

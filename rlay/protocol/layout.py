@@ -134,7 +134,13 @@ def _round_up(value: int, alignment: int) -> int:
 
 
 def _check_row(field: Field) -> None:
-    if len(field.name.encode()) > c.MAX_NAME:
+    try:
+        size = len(field.name.encode())
+    except UnicodeEncodeError:
+        raise LayoutError(
+            f"field name {field.name!r} holds a lone surrogate; rename the key"
+        ) from None
+    if size > c.MAX_NAME:
         raise LayoutError(
             f"field name {field.name!r} takes more than {c.MAX_NAME} bytes; shorten the keys"
         )

@@ -267,19 +267,24 @@ class ReplyRecord(_Record):
         """Write the reply to a RENDER: an image in its field, anything else in the body.
 
         Raises:
-            BodyTooLargeError: the frame does not fit its field.
+            BodyTooLargeError: the frame fits neither its field nor the body.
             LayoutError: what ``render()`` returned cannot be encoded.
         """
         body = b""
         image = isinstance(frame, np.ndarray) and frame.dtype == np.uint8 and frame.ndim == 3
+        room = 0 if self._frame is None else self._frame.size
+        fits = image and self._frame is not None and frame.size <= room
         if self._frame is not None and self._frame_shape is not None:
-            if image and frame.size > self._frame.size:
-                raise BodyTooLargeError("frame", frame.size, self._frame.size, "frame_capacity")
-            self._frame_shape[:] = frame.shape if image else 0
-            if image:
+            self._frame_shape[:] = frame.shape if fits else 0
+            if fits:
                 self._frame[: frame.size] = frame.reshape(-1)
-        if frame is not None and not (image and self._frame is not None):
-            body = self._encode(frame, "frame")
+        if frame is not None and not fits:
+            try:
+                body = self._encode(frame, "frame")
+            except BodyTooLargeError:
+                if not (image and room):
+                    raise
+                raise BodyTooLargeError("frame", frame.size, room, "frame_capacity") from None
         self._finish(seq, Command.RENDER, STATUS_OK, body)
 
     def write_value(self, seq: int, command: Command, value: Any = None) -> None:

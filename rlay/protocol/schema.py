@@ -6,10 +6,7 @@ import dataclasses
 import json
 import math
 from collections.abc import Iterator, Mapping
-from typing import Any
-
-import numpy as np
-from gymnasium import spaces
+from typing import TYPE_CHECKING, Any
 
 from rlay.errors import LayoutError, SchemaError
 from rlay.protocol import constants as c
@@ -20,9 +17,13 @@ from rlay.protocol.spaces import (
     Capacities,
     Description,
     describe,
+    describe_info,
     space_from,
     unused_capacities,
 )
+
+if TYPE_CHECKING:
+    from gymnasium import Space
 
 _SCHEMA_VERSION = 1
 _MAX_BODY = 1 << 30
@@ -94,19 +95,20 @@ class Schema:
         """Return the canonical JSON.
 
         Raises:
-            LayoutError: it does not fit the control file.
+            LayoutError: it does not fit the control file, or the metadata is no JSON.
         """
-        text = json.dumps(
-            self.to_dict(),
-            ensure_ascii=False,
-            sort_keys=True,
-            separators=(",", ":"),
-            allow_nan=False,
-        )
         try:
-            data = text.encode()
+            data = json.dumps(
+                self.to_dict(),
+                ensure_ascii=False,
+                sort_keys=True,
+                separators=(",", ":"),
+                allow_nan=False,
+            ).encode()
         except UnicodeEncodeError as error:
             raise LayoutError(f"schema: a key holds a lone surrogate: {error}") from None
+        except (TypeError, ValueError) as error:
+            raise LayoutError(f"schema: JSON cannot carry the metadata: {error}") from None
         if len(data) > c.SCHEMA_CAPACITY:
             raise LayoutError(
                 f"the schema takes {len(data)} bytes and a channel holds {c.SCHEMA_CAPACITY}; "
@@ -127,23 +129,9 @@ def fingerprint(schema_json: bytes, table: bytes) -> int:
     return fnv1a(table, fnv1a(schema_json))
 
 
-def info_description(key: str, declared: Any, capacities: Capacities) -> Description:
-    """Return the description of a declared info field: a space, or a dtype for a scalar."""
-    path = f"info.{key}"
-    if isinstance(declared, spaces.Space):
-        return describe(declared, path, capacities)
-    try:
-        dtype = np.dtype(declared)
-    except TypeError:
-        dtype = np.dtype(object)
-    if dtype.name not in c.DTYPE_CODES:
-        raise LayoutError(f"{path}: {declared!r} is neither a Space nor one of {[*c.DTYPE_CODES]}")
-    return {"type": "Box", "dtype": dtype.name, "shape": [], "low": "-inf", "high": "inf"}
-
-
 def describe_env(
-    observation_space: spaces.Space[Any],
-    action_space: spaces.Space[Any],
+    observation_space: Space[Any],
+    action_space: Space[Any],
     *,
     info_fields: Mapping[str, Any] | None = None,
     capacities: Capacities | None = None,
@@ -173,7 +161,7 @@ def describe_env(
     for key, declared in (info_fields or {}).items():
         if not isinstance(key, str):
             raise LayoutError(f"info field {key!r} is not a string")
-        info[key] = info_description(key, declared, capacities)
+        info[key] = describe_info(key, declared, capacities)
     group = Group(
         action=describe(action_space, "action", capacities),
         observation=describe(observation_space, "observation", capacities),
@@ -302,9 +290,11 @@ def read_schema(data: bytes) -> Schema:
     """
     try:
         d = json.loads(data.decode())
+        # Python's parser lets through what no JSON may hold: NaN, infinities, lone surrogates.
+        json.dumps(d, ensure_ascii=False, allow_nan=False).encode()
     except (ValueError, RecursionError) as error:
         raise SchemaError("", f"not JSON: {error}") from None
-    if (version := _member(d, "schema", "")) != _SCHEMA_VERSION:
+    if (version := _require(_member(d, "schema", ""), "schema", int)) != _SCHEMA_VERSION:
         raise SchemaError("schema", f"version {version!r}, expected {_SCHEMA_VERSION}")
     groups = _require(_member(d, "groups", ""), "groups", list)
     if not groups:

@@ -161,7 +161,7 @@ def _declared(space: object, path: str, capacities: Capacities, example: str) ->
 @describe.register
 def _(space: spaces.Sequence, path: str, capacities: Capacities) -> Description:
     capacity = _declared(space, path, capacities, "16")
-    if not isinstance(capacity, int) or capacity < 0:
+    if type(capacity) is not int or capacity < 0:
         raise UnsupportedSpaceError(path, space, f"capacity {capacity!r} is not a count")
     return {
         "type": "Sequence",
@@ -174,7 +174,8 @@ def _(space: spaces.Sequence, path: str, capacities: Capacities) -> Description:
 @describe.register
 def _(space: spaces.Graph, path: str, capacities: Capacities) -> Description:
     capacity = _declared(space, path, capacities, "(10, 90)")
-    if not isinstance(capacity, tuple) or len(capacity) != 2 or min(capacity) < 0:
+    counts = isinstance(capacity, tuple) and [type(n) for n in capacity] == [int, int]
+    if not counts or min(capacity) < 0:
         raise UnsupportedSpaceError(path, space, f"capacity {capacity!r} is not (nodes, edges)")
     for part, inner in (("nodes", space.node_space), ("edges", space.edge_space)):
         if inner is not None and not isinstance(inner, spaces.Box | spaces.Discrete):
@@ -187,6 +188,20 @@ def _(space: spaces.Graph, path: str, capacities: Capacities) -> Description:
         "nodes": capacity[0],
         "edges": capacity[1],
     }
+
+
+def describe_info(key: str, declared: Any, capacities: Capacities) -> Description:
+    """Return the description of a declared info field: a space, or a dtype for a scalar."""
+    path = f"info.{key}"
+    if isinstance(declared, spaces.Space):
+        return describe(declared, path, capacities)
+    try:
+        dtype = np.dtype(declared)
+    except TypeError:
+        dtype = np.dtype(object)
+    if dtype.name not in DTYPE_CODES:
+        raise LayoutError(f"{path}: {declared!r} is neither a Space nor one of {[*DTYPE_CODES]}")
+    return {"type": "Box", "dtype": dtype.name, "shape": [], "low": "-inf", "high": "inf"}
 
 
 def unused_capacities(description: Description, path: str, capacities: Capacities) -> list[str]:
@@ -251,11 +266,27 @@ def _box(d: Description, location: str) -> spaces.Space[Any]:
     return box
 
 
+def _multi_binary(d: Description, location: str) -> spaces.Space[Any]:
+    shape = _shape(d, location)
+    # Gymnasium takes MultiBinary(5) and MultiBinary((5,)) for different spaces; 5 is the usual one.
+    return spaces.MultiBinary(shape[0] if len(shape) == 1 else shape)
+
+
 def _multi_discrete(d: Description, location: str) -> spaces.Space[Any]:
     shape = _shape(d, location)
+    for name in ("nvec", "start"):
+        for i, n in enumerate(d[name]):
+            if type(n) is not int:
+                raise SchemaError(f"{location}/{name}/{i}", f"{n!r:.80} is not an integer")
     nvec = np.array(d["nvec"], dtype=np.int64).reshape(shape)
     start = np.array(d["start"], dtype=np.int64).reshape(shape)
     return spaces.MultiDiscrete(nvec, dtype=np.dtype(d["dtype"]).type, start=start)
+
+
+def _text(d: Description, location: str) -> spaces.Space[Any]:
+    if not isinstance(d["charset"], str):
+        raise SchemaError(f"{location}/charset", f"{d['charset']!r:.80} is not a string")
+    return spaces.Text(d["max_length"], min_length=d["min_length"], charset=d["charset"])
 
 
 def _inner(items: Sequence[Any], location: str) -> list[spaces.Space[Any]]:
@@ -264,6 +295,9 @@ def _inner(items: Sequence[Any], location: str) -> list[spaces.Space[Any]]:
 
 def _dict(d: Description, location: str) -> spaces.Space[Any]:
     keys = [key for key, _ in d["spaces"]]
+    for i, key in enumerate(keys):
+        if not isinstance(key, str):
+            raise SchemaError(f"{location}/spaces/{i}", f"key {key!r:.80} is not a string")
     inner = _inner([item for _, item in d["spaces"]], location)
     return spaces.Dict(list(zip(keys, inner, strict=True)))
 
@@ -276,8 +310,12 @@ def _sequence(d: Description, location: str) -> spaces.Space[Any]:
 def _graph(d: Description, location: str) -> spaces.Space[Any]:
     for name in ("nodes", "edges"):
         _count(d[name], f"{location}/{name}")
+    node = space_from(d["node"], f"{location}/node")
     edge = None if d["edge"] is None else space_from(d["edge"], f"{location}/edge")
-    return spaces.Graph(space_from(d["node"], f"{location}/node"), edge)
+    for name, inner in (("node", node), ("edge", edge)):
+        if inner is not None and not isinstance(inner, spaces.Box | spaces.Discrete):
+            raise SchemaError(f"{location}/{name}", "a Graph holds Box or Discrete")
+    return spaces.Graph(node, edge)
 
 
 _BUILDERS: dict[str, Callable[[Description, str], spaces.Space[Any]]] = {
@@ -286,10 +324,8 @@ _BUILDERS: dict[str, Callable[[Description, str], spaces.Space[Any]]] = {
         d["n"], start=d["start"], dtype=np.dtype(d["dtype"]).type
     ),
     "MultiDiscrete": _multi_discrete,
-    "MultiBinary": lambda d, at: spaces.MultiBinary(_shape(d, at)),
-    "Text": lambda d, _: spaces.Text(
-        d["max_length"], min_length=d["min_length"], charset=d["charset"]
-    ),
+    "MultiBinary": _multi_binary,
+    "Text": _text,
     "Dict": _dict,
     "Tuple": lambda d, at: spaces.Tuple(_inner(d["spaces"], at)),
     "OneOf": lambda d, at: spaces.OneOf(_inner(d["spaces"], at)),
