@@ -99,6 +99,8 @@ class MemClient:
             ChannelFormatError, LayoutMismatchError: the two sides do not go together.
             UnsafePathError: something else is at the channel's path.
         """
+        if self._lock.forked:
+            raise files.forked_endpoint()
         if self._closed:
             raise LocalProtocolError("this client is closed; make a new one")
         if self._session and not self._session.ended:

@@ -21,7 +21,7 @@
     ├── PeerError                            abstract
     │   ├── PeerClosedError                  .reason: it said goodbye; lost ones did not
     │   ├── PeerLostError                    .last_command .idle_for .exit_code .stderr_tail
-    │   └── RemoteError                      .type .message .remote_traceback: its code raised
+    │   └── RemoteError                      .type .message .remote_traceback .lane: its code raised
     ├── ChannelTimeoutError(TimeoutError)    .waited_for .timeout .phase: alive, but late
     └── ToolError                            a command-line tool cannot go on
 
@@ -249,12 +249,16 @@ class RemoteError(PeerError):
 
     code = 16
 
-    def __init__(self, type: str, message: str, remote_traceback: str = "") -> None:
-        """Carry the remote exception as text."""
+    def __init__(
+        self, type: str, message: str, remote_traceback: str = "", lane: int | None = None
+    ) -> None:
+        """Carry the remote exception as text; ``lane`` says in which of several environments."""
         self.type = type
         self.message = message
         self.remote_traceback = remote_traceback
-        text = f"the environment raised {type}: {message}"
+        self.lane = lane
+        where = "the environment" if lane is None else f"lane {lane}"
+        text = f"{where} raised {type}: {message}"
         if remote_traceback:
             text += f"\n\nRemote traceback:\n{remote_traceback.rstrip()}"
         super().__init__(text)
@@ -339,9 +343,13 @@ _REJECTIONS: tuple[type[RlayError], ...] = (
 def rejection(code: int, text: str) -> RlayError:
     """Return the error a server's rejection stands for (PROTOCOL.md §10)."""
     cls = next((c for c in _REJECTIONS if c.code == code), ChannelError)
-    facts: dict[str, Any] = {}
-    if issubclass(cls, ChannelFormatError):
-        facts = {"field": "hello", "found": text, "expected": "what the server accepts"}
-    elif cls is LayoutMismatchError:
-        facts = {"first_difference": text}
-    return _rebuild(cls, f"the server rejected this client: {text}", facts)
+    # Only the text crosses the wire; the attributes of its class say where to look.
+    facts: dict[type[RlayError], dict[str, Any]] = {
+        UnsupportedSpaceError: {"path": "", "space": None},
+        SchemaError: {"location": ""},
+        LayoutMismatchError: {"first_difference": text},
+        NoSpaceError: {"path": "", "needed": 0},
+    }
+    hello = {"field": "hello", "found": text, "expected": "what the server accepts"}
+    known = hello if issubclass(cls, ChannelFormatError) else facts.get(cls, {})
+    return _rebuild(cls, f"the server rejected this client: {text}", known)

@@ -147,6 +147,8 @@ class MemServer:
             ChannelTimeoutError: no client came; a client that was rejected is its cause.
             LocalProtocolError: the server is closed, or its last session is not over.
         """
+        if self._lock.forked:
+            raise files.forked_endpoint()
         if self._closed:
             raise LocalProtocolError("this server is closed; make a new one")
         if self._session and not self._session.ended:
@@ -155,6 +157,8 @@ class MemServer:
         while True:
             channel = self._channel
             if channel is None:
+                if not self._lock.held and not self._lock.acquire():
+                    raise self._busy()
                 self._publish()
                 continue
             if self._starting:
@@ -274,8 +278,10 @@ class MemServer:
             try:
                 self._publish()
             except ChannelError:
-                # The error that ended the session is the news; accept() publishes again.
+                # The error that ended the session is the news; accept() tries again. Until
+                # then nothing is offered, so the lock must not say otherwise (§10.1).
                 self._retire()
+                self._lock.release()
 
     def close(self) -> None:
         """End the session, withdraw the channel and release it; twice is fine."""

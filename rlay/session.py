@@ -17,6 +17,7 @@ from typing import Any, Protocol
 from rlay._version import __version__
 from rlay.channel.channel import Channel
 from rlay.channel.files import Mapping as FileMapping
+from rlay.channel.files import forked_endpoint
 from rlay.channel.wait import Deadline
 from rlay.errors import (
     LocalProtocolError,
@@ -27,8 +28,9 @@ from rlay.errors import (
 )
 from rlay.protocol.constants import Bye, Command, Feature, Role
 from rlay.protocol.header import Hello
+from rlay.protocol.lanes import compile_records
 from rlay.protocol.layout import Layout
-from rlay.protocol.records import ReplyRecord, Request, RequestRecord
+from rlay.protocol.records import PREFIX, Request
 from rlay.protocol.schema import Schema
 from rlay.protocol.turn import Event, State, TurnMachine
 
@@ -91,11 +93,13 @@ class Session:
         """Begin after the handshake; ``on_end`` runs once, when the session is over."""
         self.schema, self.layout, self.features, self.peer = schema, layout, features, peer
         self._channel, self._data, self._on_end = channel, data, on_end
-        self._request = RequestRecord(schema, layout, data.memory)
-        self._reply = ReplyRecord(schema, layout, data.memory)
+        self._request, self._reply = compile_records(schema, layout, data.memory)
         self._machine = TurnMachine(State.FRESH)
         self._seq = 0
+        self._answered_seq = 0
+        self._handed_over = True
         self._command = Command.READY
+        _sessions.add(self)
 
     @property
     def state(self) -> State:
@@ -123,7 +127,7 @@ class Session:
             LayoutError: seed or options cannot be carried exactly; nothing was sent.
         """
         self._machine.check(Command.RESET)
-        self._request.write_reset(self._seq + 1, seed, options)
+        self._request.write_reset(self._answered_seq + 1, seed, options)
         self._sent(Command.RESET)
 
     def send_step(self, action: Any) -> None:
@@ -134,26 +138,26 @@ class Session:
             LayoutError: the record cannot hold exactly this action; nothing was sent.
         """
         self._machine.check(Command.STEP)
-        self._request.write_step(self._seq + 1, action)
+        self._request.write_step(self._answered_seq + 1, action)
         self._sent(Command.STEP)
 
-    def send_render(self) -> None:
-        """Ask for a frame."""
+    def send_render(self, lane: int | None = None) -> None:
+        """Ask for a frame, in a group with lanes of this lane."""
         self._check_offered(Command.RENDER)
-        self._request.write_plain(self._seq + 1, Command.RENDER)
+        self._request.write_plain(self._answered_seq + 1, Command.RENDER, lane)
         self._sent(Command.RENDER)
 
     def send_call(self, op: str, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Ask to ``call`` a method, or to ``get`` or ``set`` an attribute, of the environment."""
         self._check_offered(Command.CALL)
         call = {"op": op, "name": name, "args": list(args), "kwargs": kwargs}
-        self._request.write_call(self._seq + 1, call)
+        self._request.write_call(self._answered_seq + 1, call)
         self._sent(Command.CALL)
 
     def send_close(self) -> None:
         """Ask the environment to finish; its reply ends the session."""
         self._machine.check(Command.CLOSE)
-        self._request.write_plain(self._seq + 1, Command.CLOSE)
+        self._request.write_plain(self._answered_seq + 1, Command.CLOSE)
         self._sent(Command.CLOSE)
 
     def _check_offered(self, command: Command) -> None:
@@ -164,10 +168,26 @@ class Session:
             )
 
     def _sent(self, command: Command) -> None:
+        # Ctrl-C may come between any two of these lines. Before ``we`` nothing was sent and all
+        # can be done again; after it the request is pending, and receive() sees to the rest.
+        self._command, self._seq = command, self._answered_seq + 1
+        self._handed_over = False
         self._machine.we(command)
-        self._seq += 1
-        self._command = command
         self._channel.hand_over()
+        self._handed_over = True
+
+    def _finish_sending(self) -> None:
+        """Hand over the pending request if an interrupt came before that, and only then."""
+        if self._channel.our_turn():
+            # Our turn before we gave it away, or after the reply came: its seq tells.
+            answered = PREFIX.unpack_from(self._data.memory, self.layout.request_size)[0]
+            if answered != self._seq:
+                self._channel.hand_over()
+        self._handed_over = True
+
+    def ready(self) -> bool:
+        """Look once whether the reply to the pending request is there; waits for nothing."""
+        return self._channel.our_turn()
 
     def receive(self, timeout: float | None, *, copy: bool = True) -> Any:
         """Wait for the reply to the pending request and return it.
@@ -185,16 +205,21 @@ class Session:
         """
         if self.pending is None:
             raise LocalProtocolError("nothing is pending: send a request first")
+        if not self._handed_over:
+            self._finish_sending()
         self._await_turn(timeout, f"reply to {self._command.name}")
         try:
             size = self._reply.open(self._seq, self._command)
             value = self._read(size, copy=copy)
         except RemoteError:
+            self._answered_seq = self._seq
             self._machine.they(Event.ERROR)
             raise
         except RemoteProtocolError:
             self.end(Bye.FAILED)
             raise
+        # In this order: interrupted in between, the reply can be received again.
+        self._answered_seq = self._seq
         self._machine.they(Event.OK)
         return value
 
@@ -322,3 +347,26 @@ class Session:
 
 def _nothing() -> None:
     pass
+
+
+class _ForkedMachine(TurnMachine):
+    """What a session has in a forked child: it is over, and every move is refused."""
+
+    def we(self, event: Event | Command) -> None:
+        raise forked_endpoint()
+
+    they = check = we
+
+
+_sessions: weakref.WeakSet[Session] = weakref.WeakSet()
+
+
+def _after_fork_in_child() -> None:
+    # The session is the parent's: the child may neither write a record nor say goodbye.
+    for session in list(_sessions):
+        session._machine = _ForkedMachine(State.ENDED)
+        session._on_end = _nothing
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork_in_child)

@@ -183,7 +183,7 @@ class Mapping:
             self.size = found.st_size
             access = mmap.ACCESS_WRITE if writable else mmap.ACCESS_READ
             try:
-                self._map = mmap.mmap(descriptor, self.size, access=access)
+                self._map: mmap.mmap | None = mmap.mmap(descriptor, self.size, access=access)
             except (ValueError, OSError) as error:
                 raise ChannelFormatError(
                     str(path), "mapping", f"refused ({error})", "a file with contents"
@@ -204,7 +204,9 @@ class Mapping:
         """Unmap, or leave that to the last view a caller still holds."""
         with contextlib.suppress(BufferError):
             self.memory.release()
-            self._map.close()
+        # Not by mmap.close(): NumPy arrays hold the map without exporting its buffer, so that
+        # would pull the memory from under a view.
+        self._map = None
 
 
 def create(path: pathlib.Path, size: int) -> Mapping:

@@ -1,4 +1,4 @@
-"""The process ``rlay.make`` starts: builds the environment and serves one session.
+"""The process ``rlay.make`` and ``rlay.make_vec`` start: builds and serves for one session.
 
 Run as ``python -m rlay.envs.hosting FORM FD``: the job is read from descriptor
 FD, as a pickle from our own parent under the same interpreter, or as JSON.
@@ -6,6 +6,7 @@ FD, as a pickle from our own parent under the same interpreter, or as JSON.
 
 from __future__ import annotations
 
+import functools
 import importlib
 import json
 import os
@@ -16,7 +17,8 @@ from typing import Any
 
 import gymnasium
 
-from rlay.envs.backends import ClientBackend, ServerBackend
+from rlay.envs.backends import Backend, ClientBackend, ServerBackend
+from rlay.envs.vector_backend import VectorBackend
 from rlay.errors import LocalProtocolError, PeerError
 
 _BACKENDS = {"ClientEnv": ServerBackend, "ServerEnv": ClientBackend}
@@ -57,12 +59,17 @@ def read_job(form: str, descriptor: int) -> dict[str, Any]:
     return {**job, **pickle.loads(job["inner"])}
 
 
+def open_backend(job: Mapping[str, Any]) -> Backend:
+    """Build what the job asks for: one environment, or the lanes of a vector."""
+    factory = functools.partial(build, job["env"], job["kwargs"])
+    if job["mode"] == "VectorEnv":
+        return VectorBackend(job["channel"], factory, **job["options"])
+    return _BACKENDS[job["mode"]](job["channel"], factory(), **job["options"])
+
+
 def main(form: str, descriptor: int) -> None:
     """Serve one session, then close the environment and return."""
-    job = read_job(form, descriptor)
-    env = build(job["env"], job["kwargs"])
-    backend = _BACKENDS[job["mode"]](job["channel"], env, **job["options"])
-    with backend:
+    with open_backend(read_job(form, descriptor)) as backend:
         try:
             backend.serve(sessions=1)
         except PeerError:

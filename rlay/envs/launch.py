@@ -82,16 +82,20 @@ class Launcher:
         self._inherit = inherit
         self._process: subprocess.Popen[bytes] | None = None
         self._tail: _StderrTail | None = None
-        self._finalizer: Callable[[], Any] | None = None
+        self._finalizer: weakref.finalize[..., Any] | None = None
+        self._forked = False
+        _launchers.add(self)
 
     def running(self) -> bool:
         """Tell whether the command is running."""
         return self._process is not None and self._process.poll() is None
 
-    def start(self) -> None:
-        """Start the command unless it is running."""
+    def start(self) -> bool:
+        """Start the command unless it is running; tell whether that was needed."""
+        if self._forked:
+            raise files.forked_endpoint()
         if self.running():
-            return
+            return False
         descriptors = [make() for make in self._inherit]
         try:
             command = list(self._command)
@@ -113,6 +117,7 @@ class Launcher:
             self._tail = _StderrTail(process.stderr)
         # At interpreter exit too; a killed trainer closes the pipe by dying.
         self._finalizer = weakref.finalize(self, _end, process, self.channel)
+        return True
 
     def explain(self, lost: PeerLostError) -> PeerLostError:
         """Add exit code and stderr tail to the loss of our process."""
@@ -135,6 +140,28 @@ class Launcher:
             self._finalizer()
             if self._tail:
                 self._tail.text()
+
+    def _after_fork(self) -> None:
+        # The process is the parent's, and so is the pipe whose end tells that the parent died.
+        self._forked = True
+        if self._finalizer:
+            self._finalizer.detach()
+        if self._process and self._process.stdin:
+            with contextlib.suppress(OSError):
+                self._process.stdin.close()
+        self._process = self._tail = self._finalizer = None
+
+
+_launchers: weakref.WeakSet[Launcher] = weakref.WeakSet()
+
+
+def _after_fork_in_child() -> None:
+    for launcher in list(_launchers):
+        launcher._after_fork()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork_in_child)
 
 
 def _end(process: subprocess.Popen[bytes], channel: str) -> None:

@@ -29,7 +29,7 @@ _FACES: dict[str, type[ClientEnv] | type[ServerEnv]] = {
 }
 
 
-def _reference(env: str | Callable[..., gymnasium.Env[Any, Any]]) -> str:
+def reference(env: str | Callable[..., gymnasium.Env[Any, Any]]) -> str:
     """Return how another interpreter finds the environment: an id, or module:qualname."""
     if isinstance(env, str):
         return env
@@ -42,7 +42,7 @@ def _reference(env: str | Callable[..., gymnasium.Env[Any, Any]]) -> str:
     return f"{module}:{name}"
 
 
-def _write_job(job: Mapping[str, Any], *, portable: bool) -> Callable[[], int]:
+def write_job(job: Mapping[str, Any], *, portable: bool) -> Callable[[], int]:
     """Return a function that gives a fresh descriptor of the job for each start.
 
     A pickle never enters the channel: it goes to our own child, under our own interpreter,
@@ -140,13 +140,13 @@ def make(
         launcher = Launcher(command, channel=channel)
     else:
         job = {
-            "env": _reference(env) if python else env,  # type: ignore[arg-type]
+            "env": reference(env) if python else env,  # type: ignore[arg-type]
             "kwargs": kwargs,
             "options": {**options, "attach_timeout": attach_timeout},
             "mode": mode,
             "channel": channel,
         }
-        open_job = _write_job(job, portable=python is not None)
+        open_job = write_job(job, portable=python is not None)
         form = "json" if python else "pickle"
         program = [python or sys.executable, "-m", "rlay.envs.hosting", form, "{fd}"]
         launcher = Launcher(program, channel=channel, inherit=[open_job])

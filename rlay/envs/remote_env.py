@@ -90,6 +90,7 @@ class RemoteEnv(gymnasium.Env[Any, Any], abc.ABC):
         self._launcher = launcher
         self._wanted_render_mode = render_mode
         self._expected = {"observation": observation_space, "action": action_space}
+        self._fresh = False
         self._schema: Schema | None = None
         self._closed = False
 
@@ -103,6 +104,11 @@ class RemoteEnv(gymnasium.Env[Any, Any], abc.ABC):
 
     def _accepts(self, schema: Schema) -> None:
         """Refuse an environment that is not the one expected, or not the one we had."""
+        if len(schema.groups) != 1 or schema.groups[0].lanes:
+            raise LayoutMismatchError(
+                "the channel carries lanes or several groups, and this end is for one "
+                "environment; rlay.VectorEnv is for lanes"
+            )
         check_spaces(schema, self._expected)
         mode = schema.env.render_mode
         if self._wanted_render_mode not in (None, mode):
@@ -122,12 +128,16 @@ class RemoteEnv(gymnasium.Env[Any, Any], abc.ABC):
     def _starting(self) -> None:
         """Raise if the process we launched is gone before it attached."""
         if self._launcher and not self._launcher.running():
+            if not self._fresh:
+                # The process of the last session was still on its way out.
+                self._fresh = self._launcher.start()
+                return
             lost = PeerLostError("the launched environment ended before it attached")
             raise self._launcher.explain(lost)
 
     def _open(self, timeout: float | None) -> None:
         if self._launcher:
-            self._launcher.start()
+            self._fresh = self._launcher.start()
         self._session = self._new_session(timeout)
         if self._schema is None:
             self._schema = self._session.schema

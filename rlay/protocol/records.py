@@ -17,6 +17,7 @@ import numpy as np
 
 from rlay.errors import (
     BodyTooLargeError,
+    ChannelFormatError,
     LayoutError,
     LayoutMismatchError,
     RemoteError,
@@ -62,8 +63,11 @@ class Request:
 class _Record:
     """Prefix and body, which both records have."""
 
+    #: Whether this is the record of a group with lanes; see ``lanes.py``.
+    lanes = False
+
     def __init__(self, kind: RecordKind, schema: Schema, layout: Layout, data: memoryview) -> None:
-        if len(schema.groups) != 1 or schema.groups[0].lanes:
+        if len(schema.groups) != 1 or bool(schema.groups[0].lanes) != self.lanes:
             raise LayoutMismatchError(
                 "the channel carries lanes or several groups; "
                 "this endpoint is for one environment with one agent"
@@ -133,8 +137,7 @@ class RequestRecord(_Record):
         Raises:
             LayoutError: the seed is no u64, or the options cannot be encoded.
         """
-        if seed is not None and not (isinstance(seed, int | np.integer) and 0 <= seed < 1 << 64):
-            raise LayoutError(f"seed: {seed!r} is not an integer from 0 to 2**64 - 1")
+        check_seed(seed)
         body = b"" if options is None else self._encode(options, "options")
         self._seed[()] = seed or 0
         self._seeded[()] = seed is not None
@@ -144,8 +147,8 @@ class RequestRecord(_Record):
         """Write a CALL; ``call`` is the map of PROTOCOL.md §7."""
         self._finish(seq, Command.CALL, STATUS_OK, self._encode(call, "call"))
 
-    def write_plain(self, seq: int, command: Command) -> None:
-        """Write a RENDER or CLOSE."""
+    def write_plain(self, seq: int, command: Command, lane: int | None = None) -> None:
+        """Write a RENDER or CLOSE; ``lane`` is for groups with lanes."""
         self._finish(seq, command, STATUS_OK, b"")
 
     def _encode(self, value: Mapping[Any, Any], what: str) -> bytes:
@@ -292,12 +295,26 @@ class ReplyRecord(_Record):
         body = b"" if value is None else self._encode(value, "the result")
         self._finish(seq, command, STATUS_OK, body)
 
-    def write_error(self, seq: int, command: Command, error: BaseException) -> None:
-        """Write that the environment raised; message and traceback are cut to what fits."""
+    def write_error(
+        self, seq: int, command: Command, error: BaseException, lane: int | None = None
+    ) -> None:
+        """Write that the environment raised; message and traceback are cut to what fits.
+
+        ``lane`` says where, in a group with lanes.
+        """
         text = "".join(traceback.format_exception(error))
-        message = str(error)
+        try:
+            message = str(error)
+        except Exception as broken:
+            message = f"(its text cannot be had: {type(broken).__name__})"
         for keep in (self._body_capacity, self._body_capacity // 2, self._body_capacity // 8, 0):
-            fields = {"type": type(error).__name__, "message": message, "traceback": text}
+            fields: dict[str, Any] = {
+                "type": type(error).__name__,
+                "message": message,
+                "traceback": text,
+            }
+            if lane is not None:
+                fields["lane"] = lane
             for key in ("message", "traceback"):
                 data = fields[key].encode("utf-8", "backslashreplace")
                 # Of a message the beginning tells most, of a traceback the end.
@@ -323,15 +340,17 @@ class ReplyRecord(_Record):
         if echoed != command:
             raise RemoteProtocolError(f"the reply answers command {echoed}, asked was {command}")
         if status == STATUS_REMOTE:
-            fields = self._map_body(size, "error")
-            raise RemoteError(
-                str(fields.get("type", "Exception")),
-                str(fields.get("message", "")),
-                str(fields.get("traceback", "")),
-            )
+            raise self._remote_error(self._map_body(size, "error"))
         if status != STATUS_OK:
             raise RemoteProtocolError(f"the reply's status is {status}, expected 0 or 16")
         return size
+
+    def _remote_error(self, fields: dict[Any, Any]) -> RemoteError:
+        return RemoteError(
+            str(fields.get("type", "Exception")),
+            str(fields.get("message", "")),
+            str(fields.get("traceback", "")),
+        )
 
     def read_reset(self, size: int, *, copy: bool = True) -> tuple[Any, dict[str, Any]]:
         """Return (observation, info) of an opened reply."""
@@ -367,6 +386,16 @@ class ReplyRecord(_Record):
         return self._body(size)
 
 
+def check_seed(seed: Any) -> None:
+    """Refuse a seed that is neither None nor a u64.
+
+    Raises:
+        LayoutError: it is something else.
+    """
+    if seed is not None and not (isinstance(seed, int | np.integer) and 0 <= seed < 1 << 64):
+        raise LayoutError(f"seed: {seed!r} is not an integer from 0 to 2**64 - 1")
+
+
 def stamp_session(data: memoryview, layout: Layout, session: int) -> None:
     """Write the session into both prefixes of a new data file; only the server does."""
     for kind in RecordKind:
@@ -377,9 +406,10 @@ def check_session(data: memoryview, layout: Layout, session: int) -> None:
     """Check at attach that both prefixes carry the session.
 
     Raises:
-        RemoteProtocolError: this is another session's data file.
+        ChannelFormatError: this is another session's data file.
     """
     for kind in RecordKind:
         found = PREFIX.unpack_from(data[layout.record_slice(kind)])[4]
         if found != session:
-            raise RemoteProtocolError(f"the data file is of session {found:x}, not {session:x}")
+            where = f"data file, {kind.name.lower()} record"
+            raise ChannelFormatError(where, "session", hex(found), hex(session))

@@ -139,8 +139,10 @@ def describe_env(
     request_body: int = c.DEFAULT_BODY_CAPACITY,
     reply_body: int = c.DEFAULT_BODY_CAPACITY,
     frame: int = 0,
+    lanes: int = 0,
+    autoreset: str = "disabled",
 ) -> Schema:
-    """Return the schema of a plain environment: one group, no leading dimension.
+    """Return the schema of an environment, or of a vector of them: one group.
 
     Args:
         observation_space: of the environment.
@@ -151,6 +153,8 @@ def describe_env(
         request_body: capacity in bytes for options and call arguments.
         reply_body: capacity in bytes for undeclared info, call results and errors.
         frame: capacity in bytes for ``rgb_array`` frames; 0 if there are none.
+        lanes: 0 for one environment without a leading dimension, else how many.
+        autoreset: ``disabled``, ``next_step`` or ``same_step``; the latter two with lanes.
 
     Raises:
         UnsupportedSpaceError: names the path of the space.
@@ -166,6 +170,8 @@ def describe_env(
         action=describe(action_space, "action", capacities),
         observation=describe(observation_space, "observation", capacities),
         info=info,
+        lanes=lanes,
+        autoreset=autoreset,
     )
     described = {"action": group.action, "observation": group.observation}
     described |= {f"info.{key}": d for key, d in info.items()}
@@ -190,6 +196,8 @@ def _rows(schema: Schema) -> Iterator[Field]:
             yield Field(name, dtype, shape, request, group.lanes, index)
         if group.lanes:
             yield Field("mask", "uint8", (), request, group.lanes, index)
+            yield Field("lane_seed", "uint64", (), request, group.lanes, index)
+            yield Field("lane_seed#present", "uint8", (), request, group.lanes, index)
     yield Field("body", "uint8", (schema.request_body,), request)
     for index, group in enumerate(schema.groups):
         for name, dtype, shape in _reply_leaves(group):
@@ -211,6 +219,7 @@ def _reply_leaves(group: Group) -> Iterator[tuple[str, str, tuple[int, ...]]]:
         yield f"info.{key}#present", "uint8", ()
         yield from leaves(group.info[key], f"info.{key}")
     if group.autoreset == "same_step":
+        yield "final_observation#present", "uint8", ()
         yield from leaves(group.observation, "final_observation")
 
 

@@ -272,6 +272,12 @@ def _multi_binary(d: Description, location: str) -> spaces.Space[Any]:
     return spaces.MultiBinary(shape[0] if len(shape) == 1 else shape)
 
 
+def _discrete(d: Description, location: str) -> spaces.Space[Any]:
+    # Older versions of Gymnasium know no other dtype, and no argument for it.
+    dtype = {} if d["dtype"] == "int64" else {"dtype": np.dtype(d["dtype"]).type}
+    return spaces.Discrete(d["n"], start=d["start"], **dtype)
+
+
 def _multi_discrete(d: Description, location: str) -> spaces.Space[Any]:
     shape = _shape(d, location)
     for name in ("nvec", "start"):
@@ -320,9 +326,7 @@ def _graph(d: Description, location: str) -> spaces.Space[Any]:
 
 _BUILDERS: dict[str, Callable[[Description, str], spaces.Space[Any]]] = {
     "Box": _box,
-    "Discrete": lambda d, _: spaces.Discrete(
-        d["n"], start=d["start"], dtype=np.dtype(d["dtype"]).type
-    ),
+    "Discrete": _discrete,
     "MultiDiscrete": _multi_discrete,
     "MultiBinary": _multi_binary,
     "Text": _text,

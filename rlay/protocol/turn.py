@@ -131,9 +131,9 @@ class TurnMachine:
 
     def check(self, event: Event | Command) -> None:
         """Raise what ``we`` would raise, but change nothing."""
-        before = self.state
-        self.we(event)
-        self.state = before
+        # Not by moving there and back: Ctrl-C in between would leave the state changed.
+        if _NEXT[self.state][event] is None:
+            self.we(event)
 
     def end(self) -> None:
         """Goodbye or loss: the session is over."""

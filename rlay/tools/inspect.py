@@ -59,10 +59,11 @@ def examine(name: str) -> dict[str, Any]:
     try:
         header = bytes(mapping.memory[: c.HEADER_SIZE])
         where = str(paths.control)
+        generation = check_identity(header, mapping.size, where)
         turn = read_field(header, "turn")
         report: dict[str, Any] = {
             "file": where,
-            "generation": f"{check_identity(header, mapping.size, where):016x}",
+            "generation": f"{generation:016x}",
             "turn": _TURNS.get(turn, f"{turn:#x} (no turn)"),
             "claimed": bool(read_field(header, "claim")),
             "server": _hello(header, Side.SERVER, where),

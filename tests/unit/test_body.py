@@ -308,6 +308,7 @@ HOSTILE = {
     "shape twice negative": ext(1, "<f8", [-1, -1], bytes(8)),
     "shape huge": ext(1, "<f8", [2**40], bytes(8)),
     "shape huge and empty": ext(1, "<f8", [0, 2**62, 2**62], b""),
+    "shape beyond 63 bits, and empty": ext(1, "<f8", [0, 2**64 - 1], b""),
     "shape that wraps around": ext(1, "<f8", [2**61], b""),
     "shape of 100 dimensions": ext(1, "<f8", [1] * 100, bytes(8)),
     "too few bytes": ext(1, "<f8", [2], bytes(15)),

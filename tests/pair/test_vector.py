@@ -1,0 +1,401 @@
+"""A VectorEnv and its workers in one process: what is refused, and that nothing is shifted."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gymnasium
+import numpy as np
+import pytest
+from gymnasium import spaces
+from gymnasium.vector import AutoresetMode
+
+import rlay
+from rlay.envs.vector_backend import Lanes
+from tests.peers import hosted, until
+from tests.toys import Counter, Mishap
+from tests.vector_toys import Wander, same, serving, sync, vector
+
+
+class Counters:
+    """Makes counters and keeps them; ``[lane]`` is one."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        self.made: list[Counter] = []
+        self.kwargs = kwargs
+
+    def __call__(self) -> Counter:
+        self.made.append(Counter(who=f"lane {len(self.made)}", **self.kwargs))
+        return self.made[-1]
+
+    def __getitem__(self, lane: int) -> Counter:
+        return self.made[lane]
+
+
+def check_steps(envs: Any, *actions: int) -> None:
+    """Step with lane + action, and check that each result is that of its action."""
+    for action in actions:
+        batch = np.arange(envs.num_envs) + action
+        observations, rewards, _, _, infos = envs.step(batch)
+        assert observations[:, 2].tolist() == batch.tolist()
+        assert rewards.tolist() == batch.tolist()
+        assert infos["echo"].tolist() == batch.tolist()
+
+
+def test_lanes_are_numbered_across_the_channels() -> None:
+    with vector([2, 1, 3], Counters()) as envs:
+        assert (envs.num_envs, envs.lanes) == (6, (2, 1, 3))
+        _, infos = envs.reset(seed=10)
+        assert infos["who"].tolist() == [f"lane {i}" for i in range(6)]
+        assert infos["seed"].tolist() == [10, 11, 12, 13, 14, 15]
+        check_steps(envs, 1, 5, 3)
+
+
+def test_seeds_as_a_list() -> None:
+    with vector([2, 1], Counters()) as envs:
+        seeds = [None, 2**63 - 1, 0]
+        _, infos = envs.reset(seed=seeds)
+        assert infos["seed"].tolist() == seeds
+        # Gymnasium's form makes an int64 array of Python integers; the lanes are reset anyway.
+        with pytest.raises(OverflowError):
+            envs.reset(seed=[2**64 - 1, 1, 1])
+        assert envs.np_random_seed == (2**64 - 1, 1, 1)
+        check_steps(envs, 3)
+        envs.reset(seed=4)
+        assert envs.np_random_seed == (4, 5, 6)
+        assert isinstance(envs.np_random, np.random.Generator)
+        for wrong, error in (([1, 2], "2 seeds for 3"), ([1, 2, -1], "-1 is not an integer")):
+            with pytest.raises((rlay.LocalProtocolError, rlay.LayoutError), match=error):
+                envs.reset(seed=wrong)
+        check_steps(envs, 1, 2)
+
+
+def test_a_reset_of_some_lanes() -> None:
+    with vector([2, 2], Counters(), autoreset_mode=AutoresetMode.DISABLED) as envs:
+        mask = np.array([True, False, False, False])
+        with pytest.raises(rlay.LocalProtocolError, match=r"lanes \[1, 2, 3\] need a reset"):
+            envs.reset(options={"reset_mask": mask})
+        envs.reset()
+        check_steps(envs, 1, 2)
+        observations, infos = envs.reset(seed=7, options={"reset_mask": mask, "level": 3})
+        assert observations[:, :2].tolist() == [[2, 0], [1, 2], [1, 2], [1, 2]]
+        assert infos["_who"].tolist() == [True, False, False, False]
+        assert infos["options"]["level"].tolist() == [3, 0, 0, 0]
+        for wrong in ([True] * 4, np.ones(3, bool), np.zeros(4, bool), np.ones(4, np.uint8)):
+            with pytest.raises(rlay.LocalProtocolError, match="reset_mask"):
+                envs.reset(options={"reset_mask": wrong})
+        check_steps(envs, 1)
+
+
+def test_without_autoreset_an_ended_lane_cannot_be_stepped() -> None:
+    make = lambda: Wander("discrete")  # noqa: E731 - one name for both vectors
+    with vector([2, 1], make, autoreset_mode="Disabled") as envs:
+        envs.reset(seed=0)
+        envs.action_space.seed(0)
+        over = np.zeros(3, bool)
+        while not over.any():
+            _, _, terminated, truncated, _ = envs.step(envs.action_space.sample())
+            over = terminated | truncated
+        late = str(np.flatnonzero(over).tolist())
+        with pytest.raises(rlay.LocalProtocolError, match=f"lanes .*{late[1:-1]}.* are over"):
+            envs.step(envs.action_space.sample())
+        envs.reset(options={"reset_mask": over})
+        envs.step(envs.action_space.sample())
+    lanes = Lanes([make], AutoresetMode.DISABLED)
+    lanes.reset([0], [0], None)
+    lanes._over = {0}
+    with pytest.raises(rlay.LocalProtocolError, match="reset these first"):
+        lanes.step([0], [0])
+
+
+def test_an_error_names_the_lane_and_leaves_nothing_pending() -> None:
+    make = Counters()
+    with vector([2, 2], make) as envs:
+        envs.reset()
+        check_steps(envs, 1)
+        make[3].plan["step"] = "raise"
+        with pytest.raises(rlay.RemoteError, match="lane 3 raised Mishap: told to") as caught:
+            envs.step([1, 2, 3, 4])
+        assert (caught.value.lane, caught.value.type) == (3, "Mishap")
+        assert "Mishap" in caught.value.remote_traceback
+        make[3].plan.clear()
+        with pytest.raises(rlay.LocalProtocolError, match=r"reset\(\) first: lanes \[2, 3\]"):
+            envs.step([1, 2, 3, 4])
+        mask = np.array([False, False, True, True])
+        observations, _ = envs.reset(options={"reset_mask": mask})
+        # The healthy worker made the step that failed elsewhere.
+        assert observations[:, :2].tolist() == [[1, 2], [1, 2], [2, 0], [2, 0]]
+        check_steps(envs, 5, 6)
+        make[1].plan["reset"] = "raise"
+        with pytest.raises(rlay.RemoteError, match="lane 1 raised"):
+            envs.reset()
+        make[1].plan.clear()
+        envs.reset()
+        check_steps(envs, 1)
+
+
+def test_what_the_record_cannot_hold_is_an_error_of_its_lane() -> None:
+    make = Counters()
+    with vector([1, 2], make) as envs:
+        envs.reset()
+        make[2].info = {"thing": object()}
+        with pytest.raises(rlay.RemoteError, match="thing"):
+            envs.step([1, 2, 3])
+        make[2].info = {}
+        envs.reset()
+        make[2].step = lambda action: (np.zeros(2), 0.0, False, False, {})  # type: ignore[method-assign,assignment]
+    lanes = [Wander("box"), Wander("box")]
+    lanes[1].step = lambda action: (np.full(3, 0.1), 0.0, False, False, {})  # type: ignore[method-assign,assignment]
+    with vector([2], lambda: lanes.pop(0)) as envs:
+        envs.reset()
+        with pytest.raises(rlay.RemoteError, match=r"lane 1 raised LayoutError: observation: 0\.1"):
+            envs.step(np.zeros((2, 2)))
+
+
+def test_wrong_actions_are_refused_before_anything_is_sent() -> None:
+    with vector([2, 1], lambda: Wander("text"), autoreset_mode="SameStep") as envs:
+        theirs = sync(3, lambda: Wander("text"), AutoresetMode.SAME_STEP)
+        assert same(envs.reset(seed=1), theirs.reset(seed=1))
+        good = (("a", "é", "aa"), ((np.int64(0), np.int64(1)),) * 3)
+        for wrong in (
+            ("a", "é"),
+            (("a", "é", "aaaaaaaaa"), good[1]),
+            (good[0], ((0, 1), (0, 1), (2, 1))),
+            (good[0][:2], good[1]),
+        ):
+            with pytest.raises(rlay.LayoutError):
+                envs.step(wrong)
+        assert same(envs.step(good), theirs.step(good))
+        theirs.close()
+    with vector([1, 1], Counters()) as envs:
+        with pytest.raises(rlay.LocalProtocolError, match=r"reset\(\) first"):
+            envs.step([1, 2])
+        envs.reset()
+        for wrong in ([1, 2, 3], [1.0, 2.0], [[1], [2]], ["a", "b"], None):
+            with pytest.raises(rlay.LayoutError, match="action"):
+                envs.step(wrong)
+        check_steps(envs, 1)
+
+
+def test_after_a_time_out_the_reply_is_waited_for() -> None:
+    make = Counters()
+    with vector([2, 1], make) as envs:
+        envs.reset()
+        check_steps(envs, 4)
+        make[2].plan["step"] = "block"
+        envs.timeout = 0.0
+        with pytest.raises(rlay.ChannelTimeoutError, match=r"reply to STEP of .*lane 2 \(worker 1"):
+            envs.step([5, 6, 7])
+            envs.wait()
+        until(make[2].entered.is_set, "lane 2 steps")
+        for call in (
+            lambda: envs.step([1, 2, 3]),
+            envs.reset,
+            lambda: envs.call("add", 1),
+            envs.render,
+            lambda: envs.send([1, 2, 3]),
+        ):
+            with pytest.raises(rlay.LocalProtocolError, match="pending"):
+                call()
+        with pytest.raises(rlay.ChannelTimeoutError):
+            envs.wait(0.0)
+        make[2].plan.clear()
+        make[2].release.set()
+        observations, rewards, *_ = envs.wait(None)
+        assert (observations[:, 2].tolist(), rewards.tolist()) == ([5, 6, 7], [5.0, 6.0, 7.0])
+        with pytest.raises(rlay.LocalProtocolError, match="nothing is pending"):
+            envs.wait()
+        envs.timeout = None
+        check_steps(envs, 8, 9)
+
+
+def test_first_ready_are_received_first() -> None:
+    make = Counters()
+    with vector([1, 2], make) as envs:
+        envs.reset()
+        with pytest.raises(rlay.LocalProtocolError, match="nothing is in flight"):
+            envs.recv()
+        make[0].plan["step"] = "block"
+        envs.send([5, 6, 7])
+        observations, rewards, _, _, infos = envs.recv()
+        assert infos["env_id"].tolist() == [1, 2]
+        assert (observations[:, 2].tolist(), rewards.tolist()) == ([6, 7], [6.0, 7.0])
+        with pytest.raises(rlay.LocalProtocolError, match="outstanding"):
+            envs.send([1], [0])
+        with pytest.raises(rlay.LocalProtocolError, match=r"recv\(\)"):
+            envs.step([1, 2, 3])
+        with pytest.raises(rlay.ChannelTimeoutError, match="lane 0"):
+            envs.recv(0.0)
+        # Only one lane of worker 1, out of the order of its lanes.
+        envs.send([9], env_ids=[2])
+        observations, *_, infos = envs.recv()
+        assert (infos["env_id"].tolist(), observations[:, 2].tolist()) == ([2], [9])
+        assert infos["echo"].tolist() == [9]
+        make[0].plan.clear()
+        make[0].release.set()
+        *_, infos = envs.recv()
+        assert (infos["env_id"].tolist(), infos["echo"].tolist()) == ([0], [5])
+        envs.send([1, 2, 3], [2, 1, 0])
+        seen: dict[int, int] = {}
+        while len(seen) < 3:
+            observations, *_, infos = envs.recv()
+            seen |= dict(zip(infos["env_id"].tolist(), observations[:, 2].tolist(), strict=True))
+        assert seen == {2: 1, 1: 2, 0: 3}
+        for wrong in ([0, 0, 1], [0, 1, 3], [-1, 0, 1], [], [0.5]):
+            with pytest.raises((rlay.LocalProtocolError, rlay.LayoutError)):
+                envs.send([1, 2, 3], wrong)
+        check_steps(envs, 8)
+
+
+def test_an_error_in_flight_keeps_the_results_of_others() -> None:
+    make = Counters()
+    with vector([1, 1], make) as envs:
+        envs.reset()
+        make[0].plan["step"] = "raise"
+        envs.send([5, 6])
+        errors, seen = 0, []
+        for _ in range(2):
+            try:
+                seen += envs.recv()[4]["env_id"].tolist()
+            except rlay.RemoteError as error:
+                errors += error.lane == 0
+        assert (errors, seen) == (1, [1])
+        make[0].plan.clear()
+        with pytest.raises(rlay.LocalProtocolError, match=r"lanes \[0\]"):
+            envs.send([5, 6])
+        envs.reset()
+        check_steps(envs, 2)
+
+
+def test_calls_and_attributes() -> None:
+    make = Counters()
+    with vector([2, 1], make) as envs:
+        assert envs.call("add", 2, right=3) == (5, 5, 5)
+        assert envs.get_attr("who") == ("lane 0", "lane 1", "lane 2")
+        envs.set_attr("width", 4)
+        envs.set_attr("who", ["a", "b", "c"])
+        assert [(env.width, env.who) for env in make.made] == [(4, "a"), (4, "b"), (4, "c")]
+        with pytest.raises(rlay.LayoutError, match="2 values for 3"):
+            envs.set_attr("who", ["a", "b"])
+        for name, error in (("nothing", "lane 0 raised AttributeError"), ("_meet", "private")):
+            with pytest.raises(rlay.RemoteError, match=error):
+                envs.call(name)
+        envs.reset()
+        with pytest.raises(rlay.RemoteError, match="raised AttributeError"):
+            envs.call("nothing")
+        check_steps(envs, 3)
+
+
+@pytest.mark.parametrize("mode", ["rgb_array", "ansi"])
+def test_frames_of_every_lane(mode: str) -> None:
+    with vector([2, 1], Counters(render_mode=mode), frame_capacity=64) as envs:
+        assert envs.render_mode == mode
+        envs.reset()
+        envs.step([1, 2, 3])
+        envs.send([7], [1])
+        envs.recv()
+        frames = envs.render()
+        if mode == "ansi":
+            assert frames == ("step 1", "step 2", "step 1")
+        else:
+            assert [frame.max() for frame in frames] == [1, 2, 1]
+            assert all(frame.shape == (2, 1, 3) for frame in frames)
+        check_steps(envs, 5)
+
+
+def test_observations_without_a_copy() -> None:
+    with vector([2], Counters(), face={"copy": False}) as envs:
+        first, _ = envs.reset()
+        assert not first.flags.writeable
+        second, *_ = envs.step([4, 5])
+        assert np.shares_memory(first, second)
+        assert first[:, 2].tolist() == [4, 5]
+        del first, second
+    with vector([1, 1], Counters(), face={"copy": False}) as envs:
+        first, _ = envs.reset()
+        assert envs.step([4, 5])[0] is first
+
+
+def test_who_may_not_talk_to_whom() -> None:
+    with (
+        serving([2], Counters()) as channels,
+        pytest.raises(rlay.LayoutMismatchError, match=r"rlay\.VectorEnv is for lanes"),
+    ):
+        rlay.ClientEnv(channels[0], attach_timeout=5)
+    with (
+        hosted("ClientEnv", Counter(), "plain") as env,
+        pytest.raises(rlay.LayoutMismatchError, match="not for one vector"),
+    ):
+        env.close()
+        rlay.VectorEnv("plain", attach_timeout=5)
+
+
+def test_workers_and_lanes_must_be_alike() -> None:
+    kinds = ["box", "discrete"]
+    with (
+        serving([1, 1], lambda: Wander(kinds.pop())) as channels,
+        pytest.raises(rlay.LayoutMismatchError, match="worker 1 has other lanes than worker 0"),
+    ):
+        rlay.VectorEnv(channels, attach_timeout=5)
+    made: list[Wander] = []
+
+    def mixed() -> Wander:
+        made.append(Wander(["box", "discrete"][len(made)]))
+        return made[-1]
+
+    with pytest.raises(rlay.LayoutError, match="lane 1: observation_space is"):
+        rlay.VectorBackend("mixed", mixed, 2)
+    for wrong in ((mixed, None), (mixed, 0), ([mixed], 2), ([], None)):
+        with pytest.raises(rlay.LocalProtocolError, match="lanes="):
+            rlay.VectorBackend("mixed", *wrong)
+    with (
+        serving([1], Counters()) as channels,
+        pytest.raises(rlay.LayoutMismatchError, match="found"),
+    ):
+        rlay.VectorEnv(channels, attach_timeout=5, action_space=spaces.Discrete(3))
+
+
+def test_a_closed_vector_says_so() -> None:
+    with vector([1, 1], Counters()) as envs:
+        envs.reset()
+        with envs:
+            check_steps(envs, 1)
+        envs.close()
+        for call in (envs.reset, lambda: envs.step([1, 2]), lambda: envs.call("add", 1)):
+            with pytest.raises(rlay.LocalProtocolError, match="closed"):
+                call()
+
+
+def test_environments_are_closed_though_one_refuses() -> None:
+    make = Counters()
+    with vector([3], make) as envs:
+        envs.reset()
+    assert all(env.closed for env in make.made)
+    make = Counters()
+    lanes = Lanes([make] * 3, AutoresetMode.NEXT_STEP)
+    make[0].plan["close"] = make[1].plan["close"] = "raise"
+    with pytest.raises(Mishap):
+        lanes.close()
+    assert all(env.closed for env in make.made)
+
+
+def test_a_final_observation_in_a_buffer_that_is_used_again() -> None:
+    class OneBuffer(gymnasium.Env[Any, Any]):
+        observation_space = spaces.Box(-9, 9, (1,), np.float32)
+        action_space = spaces.Discrete(2)
+        buffer = np.zeros(1, np.float32)
+
+        def reset(self, **_: Any) -> Any:
+            self.buffer[:] = 1
+            return self.buffer, {}
+
+        def step(self, action: Any) -> Any:
+            self.buffer[:] = 2
+            return self.buffer, 0.0, True, False, {}
+
+    with vector([1], OneBuffer, autoreset_mode="SameStep") as envs:
+        envs.reset()
+        observations, *_, infos = envs.step([0])
+        assert (observations.tolist(), infos["final_obs"][0].tolist()) == ([[1.0]], [2.0])
+        assert infos["final_info"] == {}
+        assert infos["_final_info"].tolist() == [True]

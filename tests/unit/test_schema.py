@@ -1,0 +1,388 @@
+from __future__ import annotations
+
+import copy
+import dataclasses
+import json
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from gymnasium import spaces
+
+from rlay.errors import LayoutError, SchemaError, UnsupportedSpaceError
+from rlay.protocol import constants as c
+from rlay.protocol.constants import RecordKind
+from rlay.protocol.schema import (
+    EnvFacts,
+    Group,
+    Schema,
+    compile_layout,
+    describe_env,
+    fingerprint,
+    first_difference,
+    fnv1a,
+    read_schema,
+)
+from rlay.protocol.spaces import describe_info
+
+BOX = spaces.Box(-1, 1, (4,), np.float32)
+TWO = spaces.Discrete(2)
+SCHEMA = describe_env(BOX, TWO, info_fields={"z": "float64", "a": BOX}, frame=12)
+
+
+def names(schema: Schema, record: RecordKind) -> list[tuple[str, int]]:
+    return [(f.name, f.group) for f in compile_layout(schema).of(record)]
+
+
+# ---- describing ----------------------------------------------------------------------
+
+
+def test_rows_of_a_plain_environment() -> None:
+    whole = c.WHOLE_RECORD
+    assert names(SCHEMA, RecordKind.REQUEST) == [
+        ("seed", whole),
+        ("seed#present", whole),
+        ("action", 0),
+        ("body", whole),
+    ]
+    assert names(SCHEMA, RecordKind.REPLY) == [
+        ("reward", 0),
+        ("terminated", 0),
+        ("truncated", 0),
+        ("observation", 0),
+        ("info.a#present", 0),
+        ("info.a", 0),
+        ("info.z#present", 0),
+        ("info.z", 0),
+        ("frame#shape", whole),
+        ("frame", whole),
+        ("body", whole),
+    ]
+
+
+def lanes_schema() -> Schema:
+    plain = describe_env(BOX, TWO).groups[0]
+    return Schema(
+        (
+            dataclasses.replace(plain, lanes=4, autoreset="same_step"),
+            dataclasses.replace(plain, lanes=2, agents=True, name="others"),
+            dataclasses.replace(plain, agents=True, autoreset="next_step", name="one"),
+        )
+    )
+
+
+def test_rows_of_lanes_and_several_groups() -> None:
+    schema = lanes_schema()
+    whole = c.WHOLE_RECORD
+    assert names(schema, RecordKind.REQUEST)[2:] == [
+        *((name, 0) for name in ("action", "mask", "lane_seed", "lane_seed#present")),
+        *((name, 1) for name in ("action", "mask", "lane_seed", "lane_seed#present")),
+        ("action", 2),
+        ("body", whole),
+    ]
+    assert names(schema, RecordKind.REPLY) == [
+        *((name, 0) for name in ("reward", "terminated", "truncated")),
+        ("observation", 0),
+        *((name, 0) for name in ("final_observation#present", "final_observation")),
+        *((name, 1) for name in ("reward", "terminated", "truncated", "agent_id", "observation")),
+        *((name, 2) for name in ("reward", "terminated", "truncated", "agent_id", "observation")),
+        ("body", whole),
+    ]
+    layout = compile_layout(schema)
+    for field in layout.fields:
+        lanes = {0: 4, 1: 2}.get(field.group, 0)
+        assert field.lanes == lanes
+        assert field.full_shape == ((lanes, *field.shape) if lanes else field.shape)
+    assert layout.find(RecordKind.REPLY, "final_observation").full_shape == (4, 4)
+    assert layout.find(RecordKind.REPLY, "agent_id", 1).dtype == "uint64"
+    assert read_schema(schema.to_json()) == schema
+
+
+@pytest.mark.parametrize(
+    ("declared", "expected"),
+    [
+        ("int64", ("Box", "int64", [])),
+        (np.float32, ("Box", "float32", [])),
+        (np.dtype(">u2"), ("Box", "uint16", [])),
+        (bool, ("Box", "bool", [])),
+        (spaces.Box(0, 1, (2,)), ("Box", "float32", [2])),
+    ],
+)
+def test_declared_info(declared: Any, expected: tuple[str, str, list[int]]) -> None:
+    d = describe_info("x", declared, {})
+    assert (d["type"], d["dtype"], d["shape"]) == expected
+
+
+@pytest.mark.parametrize("declared", ["no type", "complex64", object, str, "i4,f4", 3])
+def test_info_that_is_neither_space_nor_dtype(declared: Any) -> None:
+    with pytest.raises(LayoutError, match=r"info\.x: .* is neither a Space nor one of"):
+        describe_info("x", declared, {})
+
+
+def test_info_of_spaces_with_capacity() -> None:
+    words = spaces.Sequence(spaces.Text(3))
+    with pytest.raises(UnsupportedSpaceError) as caught:
+        describe_env(BOX, TWO, info_fields={"words": words})
+    assert caught.value.path == "info.words"
+    schema = describe_env(BOX, TWO, info_fields={"words": words}, capacities={"info.words": 3})
+    assert schema.groups[0].info["words"]["capacity"] == 3
+
+
+@pytest.mark.parametrize(
+    "path", ["words", "observation", "observation/words", "info.x/y", "actions", "action/*"]
+)
+def test_capacities_that_name_nothing(path: str) -> None:
+    with pytest.raises(LayoutError, match="names no Sequence or Graph space") as caught:
+        describe_env(BOX, TWO, info_fields={"x": BOX}, capacities={path: 3})
+    assert f"capacities[{path!r}]" in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["request_body", "reply_body", "frame"])
+@pytest.mark.parametrize("value", [-1, (1 << 30) + 1])
+def test_capacities_of_bodies_and_frames(name: str, value: int) -> None:
+    with pytest.raises(LayoutError, match=f"{name}={value} is not between 0 and"):
+        describe_env(BOX, TWO, **{name: value})  # type: ignore[arg-type]
+    assert describe_env(BOX, TWO, **{name: 1 << 30})  # type: ignore[arg-type]
+
+
+def test_info_keys_are_strings() -> None:
+    with pytest.raises(LayoutError, match="info field 3 is not a string"):
+        describe_env(BOX, TWO, info_fields={3: "int64"})  # type: ignore[dict-item]
+
+
+def test_info_keys_that_collide() -> None:
+    schema = describe_env(BOX, TWO, info_fields={"x": "int8", "x#present": "int8"})
+    with pytest.raises(LayoutError, match=r"two fields are called 'info\.x#present'"):
+        compile_layout(schema)
+
+
+@pytest.mark.parametrize("key", ["k" * 154, "\0", "\ud800"])
+def test_keys_that_are_no_field_name(key: str) -> None:
+    for schema in (
+        describe_env(BOX, TWO, info_fields={key: "int8"}),
+        describe_env(spaces.Dict({key: TWO}), TWO),
+    ):
+        with pytest.raises(LayoutError, match="field name"):
+            compile_layout(schema)
+
+
+def test_too_many_dimensions() -> None:
+    with pytest.raises(LayoutError, match="observation: 9 dimensions"):
+        compile_layout(describe_env(spaces.Box(0, 1, (1,) * 9), TWO))
+
+
+# ---- canonical JSON ------------------------------------------------------------------
+
+
+def test_json_is_canonical() -> None:
+    text = SCHEMA.to_json()
+    assert text == SCHEMA.to_json()
+    assert read_schema(text).to_json() == text
+    parsed = json.loads(text)
+    again = json.dumps(parsed, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    assert again.encode() == text
+    assert b"\n" not in text
+
+
+def test_json_is_utf8_without_needless_escapes() -> None:
+    facts = EnvFacts(id='ä"\\\x01\N{AUTOMOBILE}')
+    text = describe_env(BOX, TWO, env=facts).to_json()
+    assert '"id":"ä\\"\\\\\\u0001\N{AUTOMOBILE}"'.encode() in text
+    assert read_schema(text).env == facts
+
+
+def test_facts_travel() -> None:
+    facts = EnvFacts("a/B-v0", {"render_fps": 50, "x": [None, 1.5]}, "human", 500, 475.0)
+    assert read_schema(describe_env(BOX, TWO, env=facts).to_json()).env == facts
+
+
+@pytest.mark.parametrize(
+    ("metadata", "text"),
+    [
+        ({"a": float("nan")}, "JSON cannot carry the metadata"),
+        ({"a": object()}, "JSON cannot carry the metadata"),
+        ({"a": np.float32(1)}, "JSON cannot carry the metadata"),
+        ({"a": 1, 2: 3}, "JSON cannot carry the metadata"),
+        ({"a\ud800": 1}, "lone surrogate"),
+    ],
+)
+def test_metadata_that_is_no_json(metadata: dict[Any, Any], text: str) -> None:
+    with pytest.raises(LayoutError, match=text):
+        describe_env(BOX, TWO, env=EnvFacts(metadata=metadata)).to_json()
+
+
+def test_a_schema_that_is_too_large() -> None:
+    high = np.arange(c.SCHEMA_CAPACITY // 4, dtype=np.float32)
+    schema = describe_env(spaces.Box(-1, high, dtype=np.float32), TWO)
+    with pytest.raises(LayoutError, match="a channel holds 192512; use uniform bounds"):
+        schema.to_json()
+
+
+def test_fnv1a_as_published() -> None:
+    assert fnv1a(b"") == 0xCBF29CE484222325
+    assert fnv1a(b"a") == 0xAF63DC4C8601EC8C
+    assert fnv1a(b"foobar") == 0x85944171F73967E8
+    assert fingerprint(b"foo", b"bar") == fnv1a(b"foobar")
+    assert fingerprint(b"bar", b"foo") != fnv1a(b"foobar")
+
+
+# ---- hostile schemas -----------------------------------------------------------------
+
+Mutation = Callable[[dict[str, Any]], None]
+
+
+def put(path: str, value: Any) -> Mutation:
+    def mutate(d: Any) -> None:
+        *parents, last = path.split("/")
+        for key in parents:
+            d = d[int(key) if key.isdecimal() else key]
+        d[int(last) if last.isdecimal() else last] = value
+
+    return mutate
+
+
+def drop(path: str) -> Mutation:
+    def mutate(d: Any) -> None:
+        *parents, last = path.split("/")
+        for key in parents:
+            d = d[int(key) if key.isdecimal() else key]
+        del d[last]
+
+    return mutate
+
+
+MUTATIONS: list[tuple[Mutation, str]] = [
+    *((drop(key), "") for key in ("schema", "groups", "body", "env", "frame")),
+    *((drop(f"body/{key}"), "body") for key in ("request", "reply")),
+    *((drop(f"env/{key}"), "env") for key in ("id", "metadata", "render_mode")),
+    *((drop(f"env/{key}"), "env") for key in ("max_episode_steps", "reward_threshold")),
+    *((drop(f"groups/0/{key}"), "groups/0") for key in ("lanes", "agents", "autoreset", "name")),
+    *((drop(f"groups/0/{key}"), "groups/0") for key in ("action", "observation", "info")),
+    (put("schema", 2), "schema"),
+    (put("schema", "1"), "schema"),
+    (put("schema", True), "schema"),
+    (put("schema", None), "schema"),
+    (put("groups", []), "groups"),
+    (put("groups", {}), "groups"),
+    (put("groups", "x"), "groups"),
+    (put("groups/0", 3), "groups/0"),
+    (put("groups/0/lanes", -1), "groups/0/lanes"),
+    (put("groups/0/lanes", True), "groups/0/lanes"),
+    (put("groups/0/lanes", 1.0), "groups/0/lanes"),
+    (put("groups/0/lanes", 2**32), "groups/0/lanes"),
+    (put("groups/0/agents", 1), "groups/0/agents"),
+    (put("groups/0/autoreset", "always"), "groups/0/autoreset"),
+    (put("groups/0/autoreset", None), "groups/0/autoreset"),
+    (put("groups/0/name", 7), "groups/0/name"),
+    (put("groups/0/info", []), "groups/0/info"),
+    (put("groups/0/info/z", []), "groups/0/info/z"),
+    (put("groups/0/info/z/dtype", "f8"), "groups/0/info/z/dtype"),
+    (put("groups/0/action", None), "groups/0/action"),
+    (put("groups/0/action/type", "Diskrete"), "groups/0/action"),
+    (put("groups/0/action/n", 0), "groups/0/action"),
+    (put("groups/0/observation/shape", [2**31]), "groups/0/observation/shape"),
+    (put("groups/0/observation/shape", [3, 1.5]), "groups/0/observation/shape"),
+    (put("groups/0/observation/dtype", "float8"), "groups/0/observation/dtype"),
+    (put("groups/0/observation/low", 5), "groups/0/observation"),
+    (put("body", 3), "body"),
+    (put("body/request", -1), "body/request"),
+    (put("body/reply", 2**30 + 1), "body/reply"),
+    (put("body/reply", "x"), "body/reply"),
+    (put("frame", 0.0), "frame"),
+    (put("frame", 2**63), "frame"),
+    (put("env", []), "env"),
+    (put("env/id", 3), "env/id"),
+    (put("env/metadata", None), "env/metadata"),
+    (put("env/render_mode", {}), "env/render_mode"),
+    (put("env/max_episode_steps", 1.5), "env/max_episode_steps"),
+    (put("env/reward_threshold", "high"), "env/reward_threshold"),
+    (put("env/reward_threshold", True), "env/reward_threshold"),
+]
+
+
+@pytest.mark.parametrize(("mutate", "location"), MUTATIONS)
+def test_hostile_schemas(mutate: Mutation, location: str) -> None:
+    d = json.loads(SCHEMA.to_json())
+    before = copy.deepcopy(d)
+    mutate(d)
+    assert json.dumps(d) != json.dumps(before)
+    with pytest.raises(SchemaError) as caught:
+        read_schema(json.dumps(d).encode())
+    assert caught.value.location == location
+    assert str(caught.value).startswith(f"schema at {location or 'top'}: ")
+
+
+DEEP = b'{"type":"Tuple","spaces":['
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        b"{",
+        b"\xff",
+        b"null",
+        b"[]",
+        b"3",
+        b'"x"',
+        b"\xef\xbb\xbf{}",
+        SCHEMA.to_json() + b"\0",
+        SCHEMA.to_json()[:-1],
+        SCHEMA.to_json().replace(b'"reward_threshold":null', b'"reward_threshold":NaN'),
+        SCHEMA.to_json().replace(b'"reward_threshold":null', b'"reward_threshold":-Infinity'),
+        SCHEMA.to_json().replace(b'"reward_threshold":null', b'"reward_threshold":1e999'),
+        SCHEMA.to_json().replace(b'"metadata":{}', b'"metadata":{"a":NaN}'),
+        SCHEMA.to_json().replace(b'"default"', b'"\\ud800"'),
+        b"[" * 100_000,
+        b"9" * 10_000,
+    ],
+)
+def test_bytes_that_are_no_schema(data: bytes) -> None:
+    assert data != SCHEMA.to_json()
+    with pytest.raises(SchemaError) as caught:
+        read_schema(data)
+    assert caught.value.location == ""
+
+
+@pytest.mark.parametrize("depth", [300, 900, 3000])
+def test_spaces_that_nest_too_deeply(depth: int) -> None:
+    action = json.dumps(json.loads(SCHEMA.to_json())["groups"][0]["action"], sort_keys=True)
+    action = action.replace(" ", "")
+    deep = DEEP * depth + b'{"type":"MultiBinary","shape":[1]}' + b"]}" * depth
+    data = SCHEMA.to_json().replace(action.encode(), deep)
+    assert data != SCHEMA.to_json()
+    with pytest.raises(SchemaError):
+        read_schema(data)
+
+
+# ---- comparing -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs", "difference"),
+    [
+        ({"a": 1}, {"a": 1}, None),
+        ({"a": [1, (2, 3)]}, {"a": (1, [2, 3])}, None),
+        (float("nan"), float("nan"), None),
+        ({"a": 1}, {"a": 2}, "p/a: found 2, expected 1"),
+        ({"a": 1}, {"a": True}, "p/a: found True, expected 1"),
+        ({"a": 1}, {"a": 1.0}, "p/a: found 1.0, expected 1"),
+        ({"a": 1, "b": 2}, {"a": 1}, "p/b is missing"),
+        ({"a": 1}, {"a": 1, "b": 2}, "p/b is not expected"),
+        ([1, 2], [1, 2, 3], "p: found 3 entries, expected 2"),
+        ([1, 2], [1, 3], "p/1: found 3, expected 2"),
+        ([1], {"a": 1}, "p: found {'a': 1}, expected [1]"),
+        (float("nan"), 1.0, "p: found 1.0, expected nan"),
+        ({"a": {"b": [0, {"c": "x"}]}}, {"a": {"b": [0, {"c": "y"}]}}, "p/a/b/1/c: found 'y'"),
+    ],
+)
+def test_the_first_difference(ours: Any, theirs: Any, difference: str | None) -> None:
+    found = first_difference(ours, theirs, "p")
+    assert found == difference or (found is not None and found.startswith(str(difference)))
+
+
+def test_defaults_of_a_group() -> None:
+    group = Group({"type": "MultiBinary", "shape": [1]}, {"type": "MultiBinary", "shape": [1]})
+    assert (group.lanes, group.agents, group.autoreset) == (0, False, "disabled")
+    assert group.info == {}
