@@ -6,27 +6,16 @@
  * stay mapped, so release() from another thread takes effect when that wait returns.
  */
 
-#define PY_SSIZE_T_CLEAN
-#include <Python.h>
+#include "_atomics.h"
 
 #include <errno.h>
 #include <limits.h>
-#include <stdatomic.h>
-#include <stdbool.h>
-#include <stdint.h>
 #include <time.h>
 
 #ifdef __linux__
 #include <linux/futex.h>
 #include <sys/syscall.h>
 #include <unistd.h>
-#endif
-
-#if defined(__BYTE_ORDER__) && __BYTE_ORDER__ != __ORDER_LITTLE_ENDIAN__
-#error "the words of a channel are little-endian; this machine is not"
-#endif
-#if ATOMIC_INT_LOCK_FREE != 2
-#error "a lock in this process cannot order words shared with another process"
 #endif
 
 #ifndef Py_BEGIN_CRITICAL_SECTION /* before 3.13 the GIL is the critical section */
@@ -42,8 +31,6 @@
 #define FIRST_NAP_NS 50000
 #define LONGEST_NAP_NS 1000000
 
-typedef _Atomic uint32_t cell_t;
-
 typedef struct {
     PyObject_HEAD
     Py_buffer view;
@@ -51,30 +38,7 @@ typedef struct {
     Py_ssize_t pins; /* one for being open, one for each call in progress */
 } Word;
 
-/* acquire: pairs with the release store in store() of the peer (PROTOCOL.md 6, 12) */
-static uint32_t load(cell_t *cell)
-{
-    return atomic_load_explicit(cell, memory_order_acquire);
-}
-
-/* release: pairs with the acquire load in load(), in the peer's wait (PROTOCOL.md 6, 12) */
-static void store(cell_t *cell, uint32_t value)
-{
-    atomic_store_explicit(cell, value, memory_order_release);
-}
-
-static void relax(void)
-{
-#if defined(__x86_64__) || defined(__i386__)
-    __builtin_ia32_pause();
-#elif defined(__aarch64__) || defined(__arm__)
-    __asm__ __volatile__("yield");
-#else
-    atomic_signal_fence(memory_order_seq_cst);
-#endif
-}
-
-static int64_t now_ns(void)
+int64_t rlay_now_ns(void)
 {
     struct timespec now;
     clock_gettime(CLOCK_MONOTONIC, &now);
@@ -97,7 +61,7 @@ static bool spin_while(cell_t *cell, uint32_t first, int64_t until)
                 return true;
             relax();
         }
-    } while (now_ns() < until);
+    } while (rlay_now_ns() < until);
     return false;
 }
 
@@ -148,7 +112,7 @@ static bool sleep_while(cell_t *cell, uint32_t first, int64_t deadline, PyThread
     int64_t nap_ns = FIRST_NAP_NS;
     enum nap nap = NAP_AGAIN;
     while (nap != NAP_OVER && load(cell) == first) {
-        int64_t remaining = deadline - now_ns();
+        int64_t remaining = deadline - rlay_now_ns();
         if (remaining <= 0)
             break;
         nap = nap_while(cell, first, remaining, &nap_ns);
@@ -253,6 +217,16 @@ static PyObject *Word_store_release(Word *self, PyObject *number)
     Py_RETURN_NONE;
 }
 
+void rlay_hand_over(cell_t *cell, uint32_t value, cell_t *waiting)
+{
+    store(cell, value);
+    /* fence: pairs with the fence in rlay_wait_while; of "I stored the turn, then read waiting"
+     * and "I stored waiting, then read the turn" at least one sees the other */
+    atomic_thread_fence(memory_order_seq_cst);
+    if (atomic_load_explicit(waiting, memory_order_relaxed) != 0)
+        wake_all(cell);
+}
+
 static PyObject *Word_hand_over(Word *self, PyObject *const *args, Py_ssize_t count)
 {
     uint32_t value;
@@ -260,12 +234,7 @@ static PyObject *Word_hand_over(Word *self, PyObject *const *args, Py_ssize_t co
     if (!check_count("hand_over", count, 2) || !as_value(args[0], &value) ||
         !pin_both(self, args[1], &cell, &waiting))
         return NULL;
-    store(cell, value);
-    /* fence: pairs with the fence in Word_wait; of "I stored the turn, then read waiting"
-     * and "I stored waiting, then read the turn" at least one sees the other */
-    atomic_thread_fence(memory_order_seq_cst);
-    if (atomic_load_explicit(waiting, memory_order_relaxed) != 0)
-        wake_all(cell);
+    rlay_hand_over(cell, value, waiting);
     unpin_both(self, args[1]);
     Py_RETURN_NONE;
 }
@@ -280,20 +249,20 @@ static PyObject *Word_wake(Word *self, PyObject *Py_UNUSED(ignored))
     Py_RETURN_NONE;
 }
 
-/* Waits on pinned words, GIL held on entry and exit. False: a signal handler raised. */
-static bool wait_while(cell_t *cell, uint32_t first, cell_t *waiting, int64_t spin_ns,
-                       int64_t timeout_ns)
+enum waited rlay_wait_while(cell_t *cell, uint32_t first, cell_t *waiting, int64_t spin_ns,
+                            int64_t timeout_ns)
 {
-    bool went_well = true;
-    int64_t start = now_ns();
+    bool went_well = true, spun = true;
+    int64_t start = rlay_now_ns();
     int64_t deadline = later_ns(start, timeout_ns);
     int64_t spin_end = later_ns(start, spin_ns < timeout_ns ? spin_ns : timeout_ns);
     int64_t held_end = later_ns(start, HELD_SPIN_NS);
     if (spin_end > start && spin_while(cell, first, held_end < spin_end ? held_end : spin_end))
-        return true;
+        return WAIT_SPUN;
 
     PyThreadState *thread = PyEval_SaveThread();
     if (spin_end <= held_end || !spin_while(cell, first, spin_end)) {
+        spun = false;
         atomic_store_explicit(waiting, 1, memory_order_relaxed);
         /* fence: pairs with the fence in the peer's hand_over (PROTOCOL.md 12) */
         atomic_thread_fence(memory_order_seq_cst);
@@ -302,7 +271,7 @@ static bool wait_while(cell_t *cell, uint32_t first, cell_t *waiting, int64_t sp
         atomic_store_explicit(waiting, 0, memory_order_relaxed);
     }
     PyEval_RestoreThread(thread);
-    return went_well;
+    return !went_well ? WAIT_RAISED : spun ? WAIT_SPUN : WAIT_SLEPT;
 }
 
 static PyObject *Word_wait(Word *self, PyObject *const *args, Py_ssize_t count)
@@ -314,14 +283,14 @@ static PyObject *Word_wait(Word *self, PyObject *const *args, Py_ssize_t count)
         !as_duration(args[2], &spin_ns) || !as_duration(args[3], &timeout_ns) ||
         !pin_both(self, args[1], &cell, &waiting))
         return NULL;
-    bool went_well = true;
+    enum waited waited = WAIT_SPUN;
     value = load(cell);
     if (value != wanted && timeout_ns > 0) {
-        went_well = wait_while(cell, value, waiting, spin_ns, timeout_ns);
+        waited = rlay_wait_while(cell, value, waiting, spin_ns, timeout_ns);
         value = load(cell);
     }
     unpin_both(self, args[1]);
-    return went_well ? PyLong_FromUnsignedLong(value) : NULL;
+    return waited == WAIT_RAISED ? NULL : PyLong_FromUnsignedLong(value);
 }
 
 static PyObject *Word_release(Word *self, PyObject *Py_UNUSED(ignored))
@@ -381,9 +350,6 @@ static void Word_dealloc(Word *self)
     Py_DECREF(type);
 }
 
-#define FUNCTION(name) ((PyCFunction)(void (*)(void))(name))
-#define SIGNATURE(text) text "\n--\n\n"
-
 /* The texts are in rlay/atomics.py; here only the signatures, for inspect and help(). */
 static PyMethodDef word_methods[] = {
     {"load_acquire", FUNCTION(Word_load_acquire), METH_NOARGS, SIGNATURE("load_acquire($self, /)")},
@@ -397,9 +363,6 @@ static PyMethodDef word_methods[] = {
     {"release", FUNCTION(Word_release), METH_NOARGS, SIGNATURE("release($self, /)")},
     {NULL, NULL, 0, NULL},
 };
-
-/* ISO C has no cast from a function to void *; every system that runs CPython does. */
-#define SLOT(function) ((void *)(uintptr_t)(function))
 
 static PyType_Slot word_slots[] = {
     {Py_tp_doc, SIGNATURE("Word(buffer, offset)") "An aligned u32; see rlay.atomics."},
@@ -423,7 +386,7 @@ static int fill_module(PyObject *module)
         return -1;
     int result = PyModule_AddType(module, (PyTypeObject *)type);
     Py_DECREF(type);
-    return result;
+    return result < 0 ? result : rlay_add_exchange(module);
 }
 
 static PyModuleDef_Slot module_slots[] = {

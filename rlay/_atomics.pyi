@@ -1,3 +1,6 @@
+from collections.abc import Callable
+from typing import Any
+
 from rlay._types import Buffer
 
 class Word:
@@ -7,4 +10,35 @@ class Word:
     def hand_over(self, value: int, waiting: Word, /) -> None: ...
     def wake(self) -> None: ...
     def wait(self, wanted: int, waiting: Word, spin_ns: int, timeout_ns: int, /) -> int: ...
+    def release(self) -> None: ...
+
+class Exchange:
+    seq: int
+    armed: bool
+    moved: bool
+    calling: bool
+    spin_ns: int
+    def __init__(
+        self,
+        *,
+        control: Buffer,
+        ours: Buffer,
+        theirs: Buffer,
+        cells: tuple[int, int, int],
+        turns: tuple[int, int],
+        step: int,
+        session: int,
+        agent: bool,
+        written: Any,
+        integer: bool,
+        write: Callable[[Any], None],
+        read: Callable[[], Any],
+        reply_at: tuple[int, int, int],
+        plain_info: bool,
+        spin_ns: int,
+        longest_spin_ns: int,
+        nap_ns: int,
+    ) -> None: ...
+    def step(self, action: Any, slice_ns: int, /) -> Any: ...
+    def serve(self, env: Any, slice_ns: int, /) -> Any: ...
     def release(self) -> None: ...

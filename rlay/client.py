@@ -9,7 +9,7 @@ from collections.abc import Callable
 from rlay.channel import files
 from rlay.channel.channel import Channel
 from rlay.channel.locks import OsLock
-from rlay.channel.wait import Deadline
+from rlay.channel.wait import Deadline, wait_strategy
 from rlay.errors import (
     ChannelBusyError,
     ChannelFormatError,
@@ -62,6 +62,7 @@ class MemClient:
         schema: Schema | None = None,
         accepts: Callable[[Schema], None] | None = None,
         starting: Callable[[], None] | None = None,
+        wait: str | None = None,
     ) -> None:
         """Check the name and compile the schema; opens the lock files; attaches to nothing yet.
 
@@ -74,9 +75,12 @@ class MemClient:
                 raises if it is not wanted.
             starting: called before each try while there is no server; raises if one
                 can no longer appear.
+            wait: alias of a wait strategy (rlay/channel/wait.py); None takes RLAY_WAIT.
         """
         self.role, self._schema, self._accepts = role, schema, accepts
         self._starting = starting
+        self._wait = wait
+        wait_strategy(wait)
         self._layout = compile_layout(schema) if schema else None
         self._hello = our_hello(role, features)
         self.paths = files.Paths(name)
@@ -149,7 +153,14 @@ class MemClient:
         try:
             header = bytes(mapping.memory[:HEADER_SIZE])
             generation = check_identity(header, mapping.size, where)
-            channel = Channel(self.paths, mapping, Side.CLIENT, self._server_lock, generation)
+            channel = Channel(
+                self.paths,
+                mapping,
+                Side.CLIENT,
+                self._server_lock,
+                generation,
+                wait_strategy(self._wait),
+            )
         except BaseException:
             mapping.close()
             raise

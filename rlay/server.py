@@ -10,7 +10,7 @@ from collections.abc import Callable
 from rlay.channel import files
 from rlay.channel.channel import Channel
 from rlay.channel.locks import OsLock
-from rlay.channel.wait import Deadline
+from rlay.channel.wait import Deadline, wait_strategy
 from rlay.errors import (
     ChannelBusyError,
     ChannelError,
@@ -61,6 +61,7 @@ class MemServer:
         schema: Schema | None = None,
         accepts: Callable[[Schema], None] | None = None,
         starting: Callable[[], None] | None = None,
+        wait: str | None = None,
     ) -> None:
         """Take the channel and publish it; returns at once, without waiting for a client.
 
@@ -71,6 +72,7 @@ class MemServer:
             schema: what flows; required of ENV, and of no one else.
             accepts: called with a client's schema; raises what to reject it with.
             starting: called between slices while there is no client; raises if none can come.
+            wait: alias of a wait strategy (rlay/channel/wait.py); None takes RLAY_WAIT.
 
         Raises:
             ChannelBusyError: a live server has this name; tells who.
@@ -79,6 +81,8 @@ class MemServer:
         """
         self.role, self._schema, self._accepts = role, schema, accepts
         self._starting = starting
+        self._wait = wait
+        wait_strategy(wait)
         self._layout = compile_layout(schema) if schema else None
         self._hello = our_hello(role, features)
         self.paths = files.Paths(name)
@@ -129,7 +133,14 @@ class MemServer:
             mapping.close()
             files.unlink(private)
             raise
-        self._channel = Channel(self.paths, mapping, Side.SERVER, self._client_lock, generation)
+        self._channel = Channel(
+            self.paths,
+            mapping,
+            Side.SERVER,
+            self._client_lock,
+            generation,
+            wait_strategy(self._wait),
+        )
 
     def _retire(self) -> None:
         if self._channel:

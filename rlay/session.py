@@ -12,13 +12,13 @@ import os
 import platform
 import weakref
 from collections.abc import Callable, Mapping
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from rlay._version import __version__
 from rlay.channel.channel import Channel
 from rlay.channel.files import Mapping as FileMapping
 from rlay.channel.files import forked_endpoint
-from rlay.channel.wait import Deadline
+from rlay.channel.wait import SLICE_NS, Deadline
 from rlay.errors import (
     LocalProtocolError,
     PeerError,
@@ -26,6 +26,7 @@ from rlay.errors import (
     RemoteError,
     RemoteProtocolError,
 )
+from rlay.exchange import compile_exchange
 from rlay.protocol.constants import Bye, Command, Feature, Role
 from rlay.protocol.header import Hello
 from rlay.protocol.lanes import compile_records
@@ -34,7 +35,14 @@ from rlay.protocol.records import PREFIX, Request
 from rlay.protocol.schema import Schema
 from rlay.protocol.turn import Event, State, TurnMachine
 
+if TYPE_CHECKING:
+    from rlay._atomics import Exchange
+
 _NEEDS_FEATURE = {Command.RENDER: Feature.RENDER, Command.CALL: Feature.CALL}
+
+
+#: What ``answer_steps`` returns when no result waits for an answer.
+NOTHING = object()
 
 
 class Endpoint(Protocol):
@@ -99,21 +107,60 @@ class Session:
         self._answered_seq = 0
         self._handed_over = True
         self._command = Command.READY
+        self._exchange: Exchange | None = None
         _sessions.add(self)
+
+    def compile_steps(self, role: Role, *, copy: bool = True) -> None:
+        """Take the compiled path for ordinary steps from now on, where it was built.
+
+        Args:
+            role: ours.
+            copy: as for ``receive``; holds for every observation from here on.
+        """
+        records = self._request, self._reply
+        self._exchange = compile_exchange(self._channel, self.layout, *records, role, copy=copy)
+        self._arm()
+
+    def _arm(self) -> None:
+        """Let the compiled path begin where we are; it works within an episode only."""
+        if self._exchange is not None:
+            self._exchange.seq = self._seq
+            self._exchange.armed = self._machine.state is State.IN_EPISODE
+
+    def _catch_up(self) -> None:
+        """Take over what the compiled path did since: whole exchanges, or one half done."""
+        exchange = self._exchange
+        if exchange is None or not exchange.moved:
+            return
+        self._seq, self._command, self._handed_over = exchange.seq, Command.STEP, True
+        self._answered_seq = exchange.seq if exchange.armed else exchange.seq - 1
+        if not exchange.armed:
+            self._machine.state = State.STEPPING
+        # Last: interrupted before this line, all of it is done again.
+        exchange.moved = False
+
+    def _take_over(self) -> None:
+        """Go the long way from here; ``_arm`` gives the compiled path its turn again."""
+        self._catch_up()
+        if self._exchange is not None:
+            self._exchange.armed = False
 
     @property
     def state(self) -> State:
         """Where the session stands."""
+        self._catch_up()
         return self._machine.state
 
     @property
     def ended(self) -> bool:
         """Whether the session is over."""
+        self._catch_up()
         return self._machine.state is State.ENDED
 
     @property
     def pending(self) -> Command | None:
         """The agent's request that has no reply yet, or None."""
+        self._catch_up()
         busy = (State.RESETTING, State.STEPPING, State.ASKED, State.ASKED_FRESH, State.CLOSING)
         return self._command if self._machine.state in busy else None
 
@@ -126,7 +173,7 @@ class Session:
             LocalProtocolError: a request is pending, or the session is over.
             LayoutError: seed or options cannot be carried exactly; nothing was sent.
         """
-        self._machine.check(Command.RESET)
+        self._check(Command.RESET)
         self._request.write_reset(self._answered_seq + 1, seed, options)
         self._sent(Command.RESET)
 
@@ -137,7 +184,7 @@ class Session:
             LocalProtocolError: before reset, while a request is pending, after the end.
             LayoutError: the record cannot hold exactly this action; nothing was sent.
         """
-        self._machine.check(Command.STEP)
+        self._check(Command.STEP)
         self._request.write_step(self._answered_seq + 1, action)
         self._sent(Command.STEP)
 
@@ -156,12 +203,30 @@ class Session:
 
     def send_close(self) -> None:
         """Ask the environment to finish; its reply ends the session."""
-        self._machine.check(Command.CLOSE)
+        self._check(Command.CLOSE)
         self._request.write_plain(self._answered_seq + 1, Command.CLOSE)
         self._sent(Command.CLOSE)
 
-    def _check_offered(self, command: Command) -> None:
+    def step(self, action: Any, slice_ns: int) -> Any:
+        """Send an action and return its result, by the compiled path if there is one.
+
+        Returns:
+            What ``receive`` returns for a STEP. None when the long way must finish: the
+            action is sent, and ``receive`` gets the rest.
+        """
+        exchange = self._exchange
+        result = NotImplemented if exchange is None else exchange.step(action, slice_ns)
+        if result is NotImplemented:
+            self.send_step(action)
+            return None
+        return None if result is True else result
+
+    def _check(self, command: Command) -> None:
+        self._take_over()
         self._machine.check(command)
+
+    def _check_offered(self, command: Command) -> None:
+        self._check(command)
         if not self.features & _NEEDS_FEATURE[command]:
             raise LocalProtocolError(
                 f"the environment ({self.peer.describe()}) does not offer {command.name}"
@@ -214,6 +279,7 @@ class Session:
         except RemoteError:
             self._answered_seq = self._seq
             self._machine.they(Event.ERROR)
+            self._arm()
             raise
         except RemoteProtocolError:
             self.end(Bye.FAILED)
@@ -221,6 +287,7 @@ class Session:
         # In this order: interrupted in between, the reply can be received again.
         self._answered_seq = self._seq
         self._machine.they(Event.OK)
+        self._arm()
         return value
 
     def _read(self, size: int, *, copy: bool) -> Any:
@@ -245,6 +312,7 @@ class Session:
         """
         if self.pending is not None:
             raise LocalProtocolError(f"{self.pending.name} is open: answer it first")
+        self._take_over()
         self._await_turn(timeout, "request")
         try:
             command = self._request.command(self._seq + 1)
@@ -256,15 +324,41 @@ class Session:
             raise
         self._seq += 1
         self._command = command
+        self._arm()
         return request
+
+    def answer_steps(self, env: Any) -> Any:
+        """Answer STEPs with ``env.step(action)`` by the compiled path, while they are ordinary.
+
+        Returns:
+            A result of ``step`` that is not ordinary: pass it to ``reply_step``. NOTHING
+            when ``next_request`` must take over: another request came, or none for a while.
+
+        Raises:
+            Exception: whatever ``step`` raised; then STEP is pending and wants an answer.
+            RemoteProtocolError: the peer's bytes are no action; the session is over.
+        """
+        self._catch_up()
+        exchange = self._exchange
+        if exchange is None or not exchange.armed:
+            return NOTHING
+        exchange.calling = False
+        try:
+            result = exchange.serve(env, SLICE_NS)
+        except RemoteProtocolError:
+            if not exchange.calling:
+                self.end(Bye.FAILED)
+            raise
+        return result if exchange.calling else NOTHING
 
     def _check_we_offered(self, command: Command) -> None:
         if command in _NEEDS_FEATURE and not self.features & _NEEDS_FEATURE[command]:
             raise RemoteProtocolError(f"the agent sent {command.name}, which was not agreed")
 
     def _check_answers(self, command: Command) -> None:
-        if self._command is not command or self.pending is None:
-            pending = f"{self.pending.name} is" if self.pending else "nothing is"
+        pending_command = self.pending
+        if pending_command is not command:
+            pending = f"{pending_command.name} is" if pending_command else "nothing is"
             raise LocalProtocolError(f"cannot answer {command.name}: {pending} pending")
 
     def reply_reset(self, observation: Any, info: Mapping[str, Any]) -> None:
@@ -302,25 +396,26 @@ class Session:
 
     def reply_value(self, value: Any = None) -> None:
         """Answer a CALL, or a CLOSE without a value; a CLOSE ends the session."""
-        self._check_answers(self._command)
+        self._check_answers(self.pending or self._command)
         self._reply.write_value(self._seq, self._command, value)
         self._answered(Event.OK)
 
     def reply_error(self, error: BaseException) -> None:
         """Answer whatever is pending with an exception of the environment's."""
-        self._check_answers(self._command)
+        self._check_answers(self.pending or self._command)
         self._reply.write_error(self._seq, self._command, error)
         self._answered(Event.ERROR)
 
     def _answered(self, event: Event) -> None:
         self._machine.we(event)
+        self._arm()
         self._channel.hand_over()
 
     # Both.
 
     def _await_turn(self, timeout: float | None, waited_for: str) -> None:
         if self.ended:
-            self._machine.check(Command.STEP)
+            self._check(Command.STEP)
         try:
             self._channel.await_turn(Deadline(timeout), waited_for, self._machine.state.name)
         except RemoteProtocolError:
@@ -337,6 +432,9 @@ class Session:
         on_end, self._on_end = self._on_end, _nothing
         if on_end is _nothing:
             return
+        if self._exchange is not None:
+            self._exchange.release()
+            self._exchange = None
         self._machine.end()
         self._channel.say_bye(bye)
         # The records hold views; without them the data file can be unmapped.
@@ -365,6 +463,7 @@ def _after_fork_in_child() -> None:
     # The session is the parent's: the child may neither write a record nor say goodbye.
     for session in list(_sessions):
         session._machine = _ForkedMachine(State.ENDED)
+        session._exchange = None
         session._on_end = _nothing
 
 

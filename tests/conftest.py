@@ -30,19 +30,22 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Run every test in the folders above once for each twin."""
     folder = metafunc.definition.path.relative_to(TESTS).parts[0]
     if folder in FOLDERS_ON_BOTH_TWINS:
-        metafunc.fixturenames.insert(0, "atomics_twin")
         metafunc.parametrize("atomics_twin", list(TWINS), indirect=True)
 
 
-@pytest.fixture
+# Autouse, so that it is among the fixtures of every test and the parametrisation takes.
+@pytest.fixture(autouse=True)
 def atomics_twin(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """Use one twin here and in child processes; the name of the twin."""
-    twin: str = request.param
+    twin: str | None = getattr(request, "param", None)
+    if twin is None:
+        return atomics.IMPLEMENTATION
     try:
         module = importlib.import_module(TWINS[twin])
     except ImportError as error:
         pytest.skip(f"no {twin} atomics here: {error}")
     monkeypatch.setattr(atomics, "Word", module.Word)
+    monkeypatch.setattr(atomics, "Exchange", getattr(module, "Exchange", None))
     monkeypatch.setattr(atomics, "IMPLEMENTATION", twin)
     monkeypatch.setenv("RLAY_ATOMICS", twin)
     return twin

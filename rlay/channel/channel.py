@@ -14,7 +14,7 @@ import time
 from rlay import atomics
 from rlay.channel.files import Mapping, Paths
 from rlay.channel.locks import OsLock
-from rlay.channel.wait import AdaptiveSpin, Deadline
+from rlay.channel.wait import SLICE_NS, Deadline, WaitStrategy
 from rlay.errors import (
     ChannelTimeoutError,
     PeerClosedError,
@@ -35,18 +35,28 @@ class Channel:
         side: ours.
         generation: of the control file, and so of the session.
         mapping: the control file.
+        strategy: how this side waits.
     """
 
     def __init__(
-        self, paths: Paths, mapping: Mapping, side: Side, peer_lock: OsLock, generation: int
+        self,
+        paths: Paths,
+        mapping: Mapping,
+        side: Side,
+        peer_lock: OsLock,
+        generation: int,
+        strategy: WaitStrategy,
     ) -> None:
         """Take over a mapped control file; ``peer_lock`` is probed, never held."""
         self.paths, self.mapping, self.side, self.generation = paths, mapping, side, generation
         self._peer_lock = peer_lock
-        self._spin = AdaptiveSpin()
+        self.strategy = strategy
         us, them = side.name.lower(), side.peer.name.lower()
         self._turn = self._word("turn")
         self._our_waiting = self._word(f"{us}_waiting")
+        if strategy.nap_ns:
+            # Who naps asks for no wake-up, so the peer must not see that we wait.
+            self._our_waiting = atomics.Word(bytearray(4), 0)
         self._their_waiting = self._word(f"{them}_waiting")
         self._our_bye = self._word(f"{us}_bye")
         self._their_bye = self._word(f"{them}_bye")
@@ -92,17 +102,20 @@ class Channel:
             RemoteProtocolError: the turn word holds something that is no turn.
         """
         # acquire: pairs with the release in the peer's hand_over (§6.3)
-        value = self._turn.wait(
-            self.side, self._our_waiting, self._spin.spin_ns, deadline.slice_ns()
-        )
+        strategy, slice_ns = self.strategy, deadline.slice_ns()
+        if strategy.nap_ns:
+            slice_ns = min(slice_ns, strategy.nap_ns)
+        value = self._turn.wait(self.side, self._our_waiting, strategy.spin_ns, slice_ns)
         if value == self.side:
             return True
         if value not in _TURN_VALUES:
             raise RemoteProtocolError(f"the turn word is {value:#x}, which is no turn (§6.1)")
         return False
 
-    def lost_peer(self) -> PeerError | None:
+    def lost_peer(self, *, probe: bool = True) -> PeerError | None:
         """Return what became of the peer, or None while it lives.
+
+        Its goodbye is always looked at, its lock only with ``probe``.
 
         The caller must look at the turn once more before it believes this: a reply
         may have been published first (§11).
@@ -116,6 +129,8 @@ class Channel:
                 "reset() attaches again",
                 reason,
             )
+        if not probe:
+            return None
         replaced = self.side is Side.CLIENT and not self.mapping.is_at(self.paths.control)
         if replaced or self._peer_lock.is_free():
             return PeerLostError(
@@ -138,16 +153,21 @@ class Channel:
             RemoteProtocolError: the turn word holds something that is no turn.
         """
         start = time.monotonic_ns()
+        next_probe = start + SLICE_NS
         while not self.wait_slice(deadline):
-            if gone := self.lost_peer():
+            now, late = time.monotonic_ns(), deadline.passed()
+            # A slice may end early, by a wake-up or a nap; the lock is probed once in 20 ms.
+            if gone := self.lost_peer(probe=late or now >= next_probe):
                 if self.our_turn():
                     break
                 if isinstance(gone, PeerLostError):
-                    gone.idle_for = (time.monotonic_ns() - start) / 1e9
+                    gone.idle_for = (now - start) / 1e9
                 raise gone
-            if deadline.passed():
+            if now >= next_probe:
+                next_probe = now + SLICE_NS
+            if late:
                 raise ChannelTimeoutError(waited_for, deadline.timeout or 0.0, phase)
-        self._spin.learn(time.monotonic_ns() - start)
+        self.strategy.learn(time.monotonic_ns() - start)
 
     def say_bye(self, bye: Bye) -> None:
         """Tell the peer that we leave; allowed without the turn, once, as our last write."""

@@ -1,4 +1,4 @@
-"""Deadlines, and how long to spin before sleeping.
+"""Deadlines, and the strategies of waiting for the turn.
 
 Waiting is each side's private choice (PROTOCOL.md §12): the protocol says only
 what must be woken. A wait is cut into slices, so that a dead peer, a deadline
@@ -10,15 +10,12 @@ from __future__ import annotations
 import math
 import os
 import time
+from typing import ClassVar
 
 from rlay.errors import LocalProtocolError
 
 #: Longest sleep before the peer is probed; bounds what a missed wake-up costs.
 SLICE_NS = 20_000_000
-
-#: Spinning longer than a futex round trip (6-9 microseconds here) only burns the core.
-_MAX_SPIN_NS = 50_000
-_MIN_SPIN_NS = 1_000
 
 
 def _usable_cores() -> int:
@@ -55,23 +52,95 @@ class Deadline:
         return self._at_ns is not None and time.monotonic_ns() >= self._at_ns
 
 
-class AdaptiveSpin:
-    """Spins longer while the peer answers soon, hardly at all while it does not.
+class WaitStrategy:
+    """How long to look at the turn word before sleeping, and how to sleep.
 
     Attributes:
-        spin_ns: how long the next wait may spin.
+        alias: the name users choose it by.
+        spin_ns: how long the next wait looks before it sleeps.
+        longest_spin_ns: upper bound that ``learn`` may raise ``spin_ns`` to.
+        nap_ns: 0 sleeps until the peer wakes us; otherwise sleeps so long at most, and
+            asks for no wake-up.
     """
 
-    __slots__ = ("_limit_ns", "spin_ns")
-
-    def __init__(self) -> None:
-        """Begin with a short spin, or none on a single core."""
-        self._limit_ns = _MAX_SPIN_NS if _usable_cores() > 1 else 0
-        self.spin_ns = self._limit_ns // 2
+    alias: ClassVar[str]
+    spin_ns: int = 0
+    longest_spin_ns: int = 0
+    nap_ns: int = 0
 
     def learn(self, waited_ns: int) -> None:
-        """Adjust to how long the last wait took."""
-        if waited_ns < self._limit_ns:
-            self.spin_ns = min(self._limit_ns, max(_MIN_SPIN_NS, self.spin_ns * 2))
+        """Adjust to how long the last wait took; most strategies do not."""
+
+
+class Spin(WaitStrategy):
+    """Never sleeps: the shortest waits, for one whole core. Only with cores to spare."""
+
+    alias = "spin"
+    spin_ns = SLICE_NS
+    longest_spin_ns = SLICE_NS
+
+
+class Block(WaitStrategy):
+    """Sleeps at once until it is woken: the least processor time, a futex round trip a step."""
+
+    alias = "block"
+
+
+class Backoff(WaitStrategy):
+    """Naps that grow, and no wake-up asked for: where the peer cannot wake, or must not."""
+
+    alias = "backoff"
+    _SHORTEST_NAP_NS = 50_000
+    _LONGEST_NAP_NS = 1_000_000
+
+    def __init__(self) -> None:
+        """Begin with the shortest nap."""
+        self.nap_ns = self._SHORTEST_NAP_NS
+
+    def learn(self, waited_ns: int) -> None:
+        """Nap as long as the last wait took, within bounds."""
+        self.nap_ns = min(self._LONGEST_NAP_NS, max(self._SHORTEST_NAP_NS, waited_ns // 2))
+
+
+class Adaptive(WaitStrategy):
+    """Spins for microseconds while that pays, and sleeps at once when it does not.
+
+    A wait that ended within the longest useful spin doubles the next spin, any other
+    halves it, down to none: with more processes than cores the waits are long, so it
+    stops spinning by itself. On a single core it never spins.
+    """
+
+    alias = "adaptive"
+    #: Spinning longer than a few futex round trips (6-9 microseconds here) burns the core.
+    _LONGEST_NS = 50_000
+    _SHORTEST_NS = 1_000
+
+    def __init__(self) -> None:
+        """Begin with half of the longest spin."""
+        self.longest_spin_ns = self._LONGEST_NS if _usable_cores() > 1 else 0
+        self.spin_ns = self.longest_spin_ns // 2
+
+    def learn(self, waited_ns: int) -> None:
+        """Double or halve the spin."""
+        if waited_ns < self.longest_spin_ns:
+            self.spin_ns = min(self.longest_spin_ns, max(self._SHORTEST_NS, self.spin_ns * 2))
         else:
             self.spin_ns //= 2
+
+
+STRATEGIES: dict[str, type[WaitStrategy]] = {
+    strategy.alias: strategy for strategy in (Adaptive, Spin, Backoff, Block)
+}
+
+
+def wait_strategy(alias: str | None = None) -> WaitStrategy:
+    """Return a new strategy by its alias; None takes RLAY_WAIT, else ``adaptive``.
+
+    Raises:
+        LocalProtocolError: there is no such strategy; names those there are.
+    """
+    chosen = alias or os.environ.get("RLAY_WAIT") or Adaptive.alias
+    if chosen not in STRATEGIES:
+        source = "wait=" if alias else "RLAY_WAIT="
+        raise LocalProtocolError(f"{source}{chosen!r}: use one of {sorted(STRATEGIES)}")
+    return STRATEGIES[chosen]()

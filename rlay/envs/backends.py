@@ -25,7 +25,7 @@ from rlay.protocol.records import Request
 from rlay.protocol.schema import Schema, describe_env
 from rlay.protocol.spaces import Capacities
 from rlay.server import MemServer
-from rlay.session import Session
+from rlay.session import NOTHING, Session
 
 _log = logging.getLogger("rlay")
 
@@ -45,6 +45,8 @@ class Backend(abc.ABC):
             request = backend.decide(observation, game.reward, game.over, False, {})
     """
 
+    _wait: str | None = None
+
     def __init__(
         self,
         channel: str,
@@ -60,6 +62,7 @@ class Backend(abc.ABC):
         frame_capacity: int | None = None,
         timeout: float | None = 60.0,
         attach_timeout: float | None = 30.0,
+        wait: str | None = None,
     ) -> None:
         """Compile the layout and open the endpoint.
 
@@ -81,6 +84,8 @@ class Backend(abc.ABC):
             timeout: seconds ``decide()`` and ``next_request()`` wait for the agent; None
                 waits as long as it lives.
             attach_timeout: seconds to wait for an agent.
+            wait: how to wait for the turn: ``adaptive``, ``spin``, ``backoff`` or
+                ``block``; left out, the environment variable RLAY_WAIT, else ``adaptive``.
 
         Raises:
             LayoutError: the spaces cannot be laid out; names the path.
@@ -92,6 +97,7 @@ class Backend(abc.ABC):
         if observation_space is None or action_space is None:
             raise LocalProtocolError("give an env, or both observation_space and action_space")
         self.channel = channel
+        self._wait = wait
         self.timeout, self.attach_timeout = timeout, attach_timeout
         self._env, self._render = env, render
         if frame_capacity is None:
@@ -213,13 +219,31 @@ class Backend(abc.ABC):
         while sessions is None or served < sessions:
             self._session = self._attach(self.attach_timeout)
             try:
+                self._session.compile_steps(Role.ENV)
                 while not self._session.ended:
+                    self._answer_steps(self._session, self._env)
                     self._answer(self._session, self._session.next_request(None))
             except PeerError as left:
                 _log.info("%s", left)
             except RemoteProtocolError as error:
                 _log.warning("session ended: %s", error)
             served += 1
+
+    def _answer_steps(self, session: Session, env: gymnasium.Env[Any, Any]) -> None:
+        """Answer steps for as long as nothing else comes."""
+        while True:
+            try:
+                result = session.answer_steps(env)
+                if result is NOTHING:
+                    return
+                session.reply_step(*result)
+            except Exception as error:
+                if session.ended or session.pending is None:
+                    raise
+                session.reply_error(error)
+            except SystemExit as error:
+                session.reply_error(error)
+                raise
 
     def _answer(self, session: Session, request: Request) -> None:
         """Answer one request; what the environment raises becomes the answer."""
@@ -281,7 +305,9 @@ class ServerBackend(Backend):
     """Serves an environment to ``ClientEnv``: this side owns the channel."""
 
     def _open(self, channel: str, schema: Schema, features: Feature) -> MemServer:
-        self._server = MemServer(channel, Role.ENV, features=features, schema=schema)
+        self._server = MemServer(
+            channel, Role.ENV, features=features, schema=schema, wait=self._wait
+        )
         return self._server
 
     def _attach(self, timeout: float | None) -> Session:
@@ -292,7 +318,9 @@ class ClientBackend(Backend):
     """Brings an environment to ``ServerEnv``: the game attaches and asks for decisions."""
 
     def _open(self, channel: str, schema: Schema, features: Feature) -> MemClient:
-        self._client = MemClient(channel, Role.ENV, features=features, schema=schema)
+        self._client = MemClient(
+            channel, Role.ENV, features=features, schema=schema, wait=self._wait
+        )
         return self._client
 
     def _attach(self, timeout: float | None) -> Session:

@@ -36,6 +36,7 @@ class ClientEnv(RemoteEnv):
         observation_space: gymnasium.Space[Any] | None = None,
         action_space: gymnasium.Space[Any] | None = None,
         launcher: Launcher | None = None,
+        wait: str | None = None,
     ) -> None:
         """Attach, waiting for the server to appear.
 
@@ -49,6 +50,8 @@ class ClientEnv(RemoteEnv):
             observation_space: if given, the server's must be the same.
             action_space: if given, the server's must be the same.
             launcher: of the process that serves the channel, if this end starts it.
+            wait: how to wait for the turn: ``adaptive``, ``spin``, ``backoff`` or
+                ``block``; left out, the environment variable RLAY_WAIT, else ``adaptive``.
 
         Raises:
             ChannelNotFoundError: no live server appeared.
@@ -64,6 +67,7 @@ class ClientEnv(RemoteEnv):
             observation_space=observation_space,
             action_space=action_space,
             launcher=launcher,
+            wait=wait,
         )
         self._endpoint = MemClient(
             channel,
@@ -71,6 +75,7 @@ class ClientEnv(RemoteEnv):
             features=AGENT_FEATURES,
             accepts=self._accepts,
             starting=self._starting,
+            wait=wait,
         )
         try:
             self._open(attach_timeout)

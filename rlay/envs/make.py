@@ -81,6 +81,7 @@ def make(
     timeout: float | None = 60.0,
     attach_timeout: float = 60.0,
     copy: bool = True,
+    wait: str | None = None,
     info_fields: Mapping[str, Any] | None = None,
     capacities: Capacities | None = None,
     request_body: int | None = None,
@@ -108,6 +109,7 @@ def make(
         timeout: seconds each call waits; None waits as long as the process lives.
         attach_timeout: seconds the process has to start and attach.
         copy: if False, observations are read-only views; see ``ClientEnv``.
+        wait: how both ends wait for the turn; see ``ClientEnv``.
         info_fields: see ``ServerBackend``; not with ``command``, like the four below.
         capacities: see ``ServerBackend``.
         request_body: see ``ServerBackend``.
@@ -142,7 +144,7 @@ def make(
         job = {
             "env": reference(env) if python else env,  # type: ignore[arg-type]
             "kwargs": kwargs,
-            "options": {**options, "attach_timeout": attach_timeout},
+            "options": {**options, "attach_timeout": attach_timeout, "wait": wait},
             "mode": mode,
             "channel": channel,
         }
@@ -152,7 +154,12 @@ def make(
         launcher = Launcher(program, channel=channel, inherit=[open_job])
     try:
         made = _FACES[mode](
-            channel, timeout=timeout, attach_timeout=attach_timeout, copy=copy, launcher=launcher
+            channel,
+            timeout=timeout,
+            attach_timeout=attach_timeout,
+            copy=copy,
+            wait=wait,
+            launcher=launcher,
         )
     except BaseException:
         launcher.stop()

@@ -14,6 +14,7 @@ from typing import Any, ClassVar
 import gymnasium
 from gymnasium.envs.registration import EnvSpec
 
+from rlay.channel.wait import Deadline
 from rlay.envs.launch import Launcher
 from rlay.errors import (
     LayoutMismatchError,
@@ -22,7 +23,7 @@ from rlay.errors import (
     RlayError,
     UnsupportedSpaceError,
 )
-from rlay.protocol.constants import Feature
+from rlay.protocol.constants import Feature, Role
 from rlay.protocol.schema import Schema, first_difference
 from rlay.protocol.spaces import capacities_of, describe, space_from
 from rlay.session import Session
@@ -81,10 +82,12 @@ class RemoteEnv(gymnasium.Env[Any, Any], abc.ABC):
         observation_space: gymnasium.Space[Any] | None,
         action_space: gymnasium.Space[Any] | None,
         launcher: Launcher | None = None,
+        wait: str | None = None,
     ) -> None:
         """Keep the settings; the subclass then attaches."""
         self.channel = channel
         self.timeout = timeout
+        self._wait = wait
         self.attach_timeout = attach_timeout
         self._copy = copy
         self._launcher = launcher
@@ -93,6 +96,16 @@ class RemoteEnv(gymnasium.Env[Any, Any], abc.ABC):
         self._fresh = False
         self._schema: Schema | None = None
         self._closed = False
+
+    @property
+    def timeout(self) -> float | None:
+        """Seconds each call waits; None waits for as long as the peer lives."""
+        return self._timeout
+
+    @timeout.setter
+    def timeout(self, seconds: float | None) -> None:
+        self._timeout = seconds
+        self._slice_ns = Deadline(seconds).slice_ns()
 
     @abc.abstractmethod
     def _new_session(self, timeout: float | None) -> Session:
@@ -139,6 +152,7 @@ class RemoteEnv(gymnasium.Env[Any, Any], abc.ABC):
         if self._launcher:
             self._fresh = self._launcher.start()
         self._session = self._new_session(timeout)
+        self._session.compile_steps(Role.AGENT, copy=self._copy)
         if self._schema is None:
             self._schema = self._session.schema
             self._adopt(self._session.schema)
@@ -219,9 +233,10 @@ class RemoteEnv(gymnasium.Env[Any, Any], abc.ABC):
             ChannelTimeoutError: no reply in time; call ``wait()``.
         """
         self._check_open()
-        self._session.send_step(action)
-        result: tuple[Any, float, bool, bool, dict[str, Any]] = self._receive(self.timeout)
-        return result
+        result = self._session.step(action, self._slice_ns)
+        if result is None:
+            result = self._receive(self._timeout)
+        return result  # type: ignore[no-any-return]
 
     def wait(self, timeout: float | None = -1.0) -> Any:
         """Go on waiting for the call that timed out or was interrupted.

@@ -39,6 +39,7 @@ class ServerEnv(RemoteEnv):
         observation_space: gymnasium.Space[Any] | None = None,
         action_space: gymnasium.Space[Any] | None = None,
         launcher: Launcher | None = None,
+        wait: str | None = None,
     ) -> None:
         """Publish the channel and wait for the game, which brings the spaces.
 
@@ -52,6 +53,8 @@ class ServerEnv(RemoteEnv):
             observation_space: if given, the game's must be the same.
             action_space: if given, the game's must be the same.
             launcher: of the game, if this end starts it.
+            wait: how to wait for the turn: ``adaptive``, ``spin``, ``backoff`` or
+                ``block``; left out, the environment variable RLAY_WAIT, else ``adaptive``.
 
         Raises:
             ChannelBusyError: another live server has the channel.
@@ -66,6 +69,7 @@ class ServerEnv(RemoteEnv):
             observation_space=observation_space,
             action_space=action_space,
             launcher=launcher,
+            wait=wait,
         )
         self._endpoint = MemServer(
             channel,
@@ -73,6 +77,7 @@ class ServerEnv(RemoteEnv):
             features=AGENT_FEATURES,
             accepts=self._accepts,
             starting=self._starting,
+            wait=wait,
         )
         try:
             self._open(attach_timeout)

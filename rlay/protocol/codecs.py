@@ -11,6 +11,7 @@ then used.
 
 from __future__ import annotations
 
+import functools
 import operator
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
@@ -37,6 +38,12 @@ class Codec(Protocol):
         Raises:
             LayoutError: the record cannot hold exactly this value; names the field.
         """
+
+    def ordinary(self) -> tuple[np.ndarray, bool] | None:
+        """Return the mapped array of the whole value, and whether it is an integer scalar."""
+
+    def reader(self, *, copy: bool) -> Callable[[], Any]:
+        """Return ``read`` at the top as a function without arguments."""
 
     def read(self, at: At = (), *, copy: bool = True) -> Any:
         """Return the value in the record.
@@ -95,7 +102,19 @@ def exact_array(value: Any, dtype: np.dtype[Any], shape: tuple[int, ...], path: 
     return cast
 
 
-class _Array:
+class _Ordinary:
+    """What the compiled step asks of a codec (rlay/exchange.py); most leave it at this."""
+
+    def ordinary(self) -> tuple[np.ndarray, bool] | None:
+        """Return the mapped array of the whole value, and whether it is an integer scalar."""
+        return None
+
+    def reader(self: Any, *, copy: bool) -> Callable[[], Any]:
+        """Return ``read`` as a function without arguments."""
+        return functools.partial(self.read, copy=copy)
+
+
+class _Array(_Ordinary):
     """Box, MultiDiscrete, MultiBinary: one array."""
 
     def __init__(self, path: str, view: np.ndarray, shape: tuple[int, ...]) -> None:
@@ -114,9 +133,21 @@ class _Array:
         view.flags.writeable = False
         return view
 
+    def ordinary(self) -> tuple[np.ndarray, bool] | None:
+        return self.view, False
+
+    def reader(self, *, copy: bool) -> Callable[[], Any]:
+        return self.view.copy if copy else functools.partial(self.read, copy=False)
+
 
 class _Flags(_Array):
     """A bool Box: any byte but 0 reads as True, so no invalid bool enters NumPy."""
+
+    def ordinary(self) -> tuple[np.ndarray, bool] | None:
+        return None
+
+    def reader(self, *, copy: bool) -> Callable[[], Any]:
+        return functools.partial(self.read, copy=copy)
 
     def read(self, at: At = (), *, copy: bool = True) -> Any:
         if not copy:
@@ -124,7 +155,7 @@ class _Flags(_Array):
         return np.asarray(self.view.view(np.uint8)[at] != 0)
 
 
-class _Discrete:
+class _Discrete(_Ordinary):
     def __init__(self, path: str, view: np.ndarray) -> None:
         self.path, self.view = path, view
         info = np.iinfo(view.dtype)
@@ -144,6 +175,12 @@ class _Discrete:
     def read(self, at: At = (), *, copy: bool = True) -> Any:
         return self.view[at]
 
+    def ordinary(self) -> tuple[np.ndarray, bool] | None:
+        return self.view, True
+
+    def reader(self, *, copy: bool) -> Callable[[], Any]:
+        return functools.partial(operator.getitem, self.view, ())
+
 
 def _count(view: np.ndarray, at: At, limit: int, what: str) -> int:
     """Read a count once, and check it."""
@@ -153,7 +190,7 @@ def _count(view: np.ndarray, at: At, limit: int, what: str) -> int:
     return count
 
 
-class _Text:
+class _Text(_Ordinary):
     def __init__(self, path: str, fields: Fields) -> None:
         self.path, self.length, self.view = path, fields(f"{path}#length"), fields(path)
         self.capacity = self.view.shape[-1]
@@ -182,7 +219,7 @@ class _Text:
             raise RemoteProtocolError(f"{self.path}: the peer's text is not UTF-8") from None
 
 
-class _Dict:
+class _Dict(_Ordinary):
     def __init__(self, path: str, codecs: dict[str, Codec]) -> None:
         self.path, self.codecs = path, codecs
 
@@ -202,7 +239,7 @@ class _Dict:
         return {key: codec.read(at, copy=copy) for key, codec in self.codecs.items()}
 
 
-class _Tuple:
+class _Tuple(_Ordinary):
     def __init__(self, path: str, codecs: list[Codec]) -> None:
         self.path, self.codecs = path, codecs
 
@@ -218,7 +255,7 @@ class _Tuple:
         return tuple([codec.read(at, copy=copy) for codec in self.codecs])
 
 
-class _OneOf:
+class _OneOf(_Ordinary):
     def __init__(self, path: str, index: np.ndarray, codecs: list[Codec]) -> None:
         self.path, self.index, self.codecs = path, index, codecs
 
@@ -236,7 +273,7 @@ class _OneOf:
         return np.int64(index), self.codecs[index].read(at, copy=copy)
 
 
-class _Sequence:
+class _Sequence(_Ordinary):
     def __init__(self, path: str, fields: Fields, element: Codec, description: Description) -> None:
         self.path, self.length, self.element = path, fields(f"{path}#length"), element
         self.capacity = description["capacity"]
@@ -267,7 +304,7 @@ class _Sequence:
         return concatenate(self.space, items, empty) if items else empty
 
 
-class _Graph:
+class _Graph(_Ordinary):
     def __init__(self, path: str, fields: Fields, description: Description) -> None:
         self.path = path
         self.counts = {part: fields(f"{path}#{part}") for part in ("nodes", "edges")}

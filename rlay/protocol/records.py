@@ -78,6 +78,11 @@ class _Record:
         self._body_capacity = layout.find(kind, "body").size
         self._session: int = PREFIX.unpack_from(self._memory)[4]
 
+    @property
+    def memory(self) -> memoryview:
+        """The mapped record, for the compiled step."""
+        return self._memory
+
     def _field(self, name: str) -> np.ndarray:
         return self._layout.find(self._kind, name).view(self._memory)
 
@@ -121,6 +126,11 @@ class RequestRecord(_Record):
         super().__init__(RecordKind.REQUEST, schema, layout, data)
         self._action = compile_codec(schema.groups[0].action, "action", self._field)
         self._seed, self._seeded = self._field("seed"), self._field("seed#present")
+
+    @property
+    def value(self) -> Codec:
+        """The codec of the action."""
+        return self._action
 
     def write_step(self, seq: int, action: Any) -> None:
         """Write a STEP.
@@ -207,6 +217,16 @@ class ReplyRecord(_Record):
         }
         self._frame = self._field("frame") if schema.frame else None
         self._frame_shape = self._field("frame#shape") if schema.frame else None
+
+    @property
+    def value(self) -> Codec:
+        """The codec of the observation."""
+        return self._observation
+
+    @property
+    def declares_info(self) -> bool:
+        """Whether some info keys have fields of their own."""
+        return bool(self._info)
 
     def _write_info(self, info: Mapping[str, Any]) -> bytes:
         """Write the declared keys into their fields; return the rest as a body."""

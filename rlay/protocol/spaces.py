@@ -274,8 +274,11 @@ def _multi_binary(d: Description, location: str) -> spaces.Space[Any]:
 
 def _discrete(d: Description, location: str) -> spaces.Space[Any]:
     # Older versions of Gymnasium know no other dtype, and no argument for it.
-    dtype = {} if d["dtype"] == "int64" else {"dtype": np.dtype(d["dtype"]).type}
-    return spaces.Discrete(d["n"], start=d["start"], **dtype)
+    dtype: dict[str, Any] = {}
+    if d["dtype"] != "int64":
+        dtype["dtype"] = np.dtype(d["dtype"]).type
+    discrete: spaces.Space[Any] = spaces.Discrete(d["n"], start=d["start"], **dtype)
+    return discrete
 
 
 def _multi_discrete(d: Description, location: str) -> spaces.Space[Any]:

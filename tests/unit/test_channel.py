@@ -12,7 +12,7 @@ import rlay
 from rlay.channel import files
 from rlay.channel.channel import Channel
 from rlay.channel.locks import OsLock
-from rlay.channel.wait import Deadline
+from rlay.channel.wait import STRATEGIES, Deadline, wait_strategy
 from rlay.protocol.constants import CONTROL_SIZE, Bye, Side
 from rlay.protocol.header import HEADER
 
@@ -22,7 +22,7 @@ SERVER, CLIENT = Side.SERVER, Side.CLIENT
 class Ends:
     """Both ends of one control file, each with the lock it probes, and the locks held."""
 
-    def __init__(self) -> None:
+    def __init__(self, alias: str | None = None) -> None:
         self.paths = files.Paths("unit")
         mapping = files.create(self.paths.control, CONTROL_SIZE)
         self.locks = {
@@ -37,7 +37,10 @@ class Ends:
             assert lock.try_acquire()
         mappings = {SERVER: mapping, CLIENT: files.attach(self.paths.control)}
         self.ends = {
-            side: Channel(self.paths, mappings[side], side, self.probes[side], 7) for side in Side
+            side: Channel(
+                self.paths, mappings[side], side, self.probes[side], 7, wait_strategy(alias)
+            )
+            for side in Side
         }
 
     def __getitem__(self, side: Side) -> Channel:
@@ -60,10 +63,10 @@ class Ends:
         files.unlink(self.paths.control)
 
 
-@pytest.fixture
-def ends() -> Iterator[Ends]:
-    """Both ends of a channel, alive."""
-    ends = Ends()
+@pytest.fixture(params=list(STRATEGIES))
+def ends(request: pytest.FixtureRequest) -> Iterator[Ends]:
+    """Both ends of a channel, alive, however they wait."""
+    ends = Ends(request.param)
     yield ends
     ends.close()
 

@@ -8,7 +8,7 @@ import pytest
 
 import rlay
 from rlay.channel import wait
-from rlay.channel.wait import SLICE_NS, AdaptiveSpin, Deadline
+from rlay.channel.wait import SLICE_NS, Adaptive, Deadline
 
 
 class Clock:
@@ -70,7 +70,7 @@ def test_a_slice_bounds_a_missed_wake_up() -> None:
 
 def test_the_spin_grows_and_shrinks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(wait, "_usable_cores", lambda: 2)
-    spin = AdaptiveSpin()
+    spin = Adaptive()
     begin = spin.spin_ns
     assert begin > 0
     for _ in range(10):
@@ -86,7 +86,7 @@ def test_the_spin_grows_and_shrinks(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_one_core_never_spins(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(wait, "_usable_cores", lambda: 1)
-    spin = AdaptiveSpin()
+    spin = Adaptive()
     for waited in (10, 1000, 10**9, 10):
         assert spin.spin_ns == 0
         spin.learn(waited)
@@ -94,3 +94,42 @@ def test_one_core_never_spins(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_there_is_a_core() -> None:
     assert wait._usable_cores() >= 1
+
+
+def test_spin_never_sleeps_and_block_never_spins() -> None:
+    assert wait.Spin().spin_ns == SLICE_NS
+    assert (wait.Block().spin_ns, wait.Block().nap_ns) == (0, 0)
+    for strategy in (wait.Spin(), wait.Block()):
+        before = strategy.spin_ns
+        for waited in (10, 10**9):
+            strategy.learn(waited)
+        assert strategy.spin_ns == before
+
+
+def test_the_naps_of_backoff_stay_within_bounds() -> None:
+    strategy = wait.Backoff()
+    assert strategy.nap_ns == 50_000
+    strategy.learn(10**9)
+    assert strategy.nap_ns == 1_000_000
+    strategy.learn(10)
+    assert strategy.nap_ns == 50_000
+
+
+@pytest.mark.parametrize("alias", ["adaptive", "spin", "backoff", "block"])
+def test_a_strategy_has_an_alias(alias: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert wait.wait_strategy(alias).alias == alias
+    monkeypatch.setenv("RLAY_WAIT", alias)
+    assert wait.wait_strategy().alias == alias
+
+
+def test_adaptive_is_the_default(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("RLAY_WAIT", raising=False)
+    assert wait.wait_strategy().alias == "adaptive"
+
+
+def test_an_unknown_strategy_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(rlay.LocalProtocolError, match=r"wait='yield'.*adaptive.*backoff"):
+        wait.wait_strategy("yield")
+    monkeypatch.setenv("RLAY_WAIT", "never")
+    with pytest.raises(rlay.LocalProtocolError, match="RLAY_WAIT='never'"):
+        wait.wait_strategy()

@@ -1,0 +1,64 @@
+/* What _atomics.c and _exchange.c share: a word that another process writes at any time. */
+
+#ifndef RLAY_ATOMICS_H
+#define RLAY_ATOMICS_H
+
+#define PY_SSIZE_T_CLEAN
+#include <Python.h>
+
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+#if defined(__BYTE_ORDER__) && __BYTE_ORDER__ != __ORDER_LITTLE_ENDIAN__
+#error "the words of a channel are little-endian; this machine is not"
+#endif
+#if ATOMIC_INT_LOCK_FREE != 2
+#error "a lock in this process cannot order words shared with another process"
+#endif
+
+typedef _Atomic uint32_t cell_t;
+
+/* acquire: pairs with the release store in store() of the peer (PROTOCOL.md 6, 12) */
+static inline uint32_t load(cell_t *cell)
+{
+    return atomic_load_explicit(cell, memory_order_acquire);
+}
+
+/* release: pairs with the acquire load in load(), in the peer's wait (PROTOCOL.md 6, 12) */
+static inline void store(cell_t *cell, uint32_t value)
+{
+    atomic_store_explicit(cell, value, memory_order_release);
+}
+
+static inline void relax(void)
+{
+#if defined(__x86_64__) || defined(__i386__)
+    __builtin_ia32_pause();
+#elif defined(__aarch64__) || defined(__arm__)
+    __asm__ __volatile__("yield");
+#else
+    atomic_signal_fence(memory_order_seq_cst);
+#endif
+}
+
+enum waited { WAIT_SPUN, WAIT_SLEPT, WAIT_RAISED };
+
+/* Stores the turn and wakes its waiter, if one announced itself. */
+void rlay_hand_over(cell_t *cell, uint32_t value, cell_t *waiting);
+
+/* Waits while the word is `first`, GIL held on entry and exit. RAISED: a signal handler did. */
+enum waited rlay_wait_while(cell_t *cell, uint32_t first, cell_t *waiting, int64_t spin_ns,
+                            int64_t timeout_ns);
+
+int64_t rlay_now_ns(void);
+
+/* Adds the type Exchange to the module. */
+int rlay_add_exchange(PyObject *module);
+
+#define FUNCTION(name) ((PyCFunction)(void (*)(void))(name))
+#define SIGNATURE(text) text "\n--\n\n"
+/* ISO C has no cast from a function to void *; every system that runs CPython does. */
+#define SLOT(function) ((void *)(uintptr_t)(function))
+
+#endif
