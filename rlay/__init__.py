@@ -13,7 +13,10 @@ from rlay.client import MemClient
 from rlay.envs.backends import ClientBackend, ServerBackend
 from rlay.envs.client_env import ClientEnv
 from rlay.envs.make import make
+from rlay.envs.make_vec import make_vec
 from rlay.envs.server_env import ServerEnv
+from rlay.envs.vector_backend import VectorBackend
+from rlay.envs.vector_env import VectorEnv
 from rlay.errors import (
     BodyTooLargeError,
     ChannelBusyError,
@@ -82,7 +85,10 @@ __all__ = [
     "ToolError",
     "UnsafePathError",
     "UnsupportedSpaceError",
+    "VectorBackend",
+    "VectorEnv",
     "__version__",
     "describe_env",
     "make",
+    "make_vec",
 ]

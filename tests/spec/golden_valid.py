@@ -16,6 +16,7 @@ from rlay.protocol.body import encode_body
 from rlay.protocol.constants import Bye, Command, Feature, RecordKind, Role, Side, Welcome
 from rlay.protocol.env_block import write_env_block
 from rlay.protocol.header import Hello, write_fields
+from rlay.protocol.lanes import LaneActions, LaneResults, LaneSeeds, compile_records
 from rlay.protocol.layout import Layout
 from rlay.protocol.records import PREFIX, ReplyRecord, RequestRecord, stamp_session
 from rlay.protocol.schema import EnvFacts, Group, Schema, compile_layout, describe_env, fingerprint
@@ -412,7 +413,15 @@ def vector_lanes() -> Case:
         "1:observation": f32(0.5, -0.5, 0, 0).reshape(2, 2),
         "1:info.hits#present": np.array([0, 0], np.uint8),
     }
-    put_fields(session, Command.RESET, {"seed": np.uint64(7), "seed#present": np.uint8(1)}, reset)
+    asked = {
+        "seed": np.uint64(7),
+        "seed#present": np.uint8(1),
+        "0:mask": np.array([1, 1, 1, 1], np.uint8),
+        "0:lane_seed": np.array([70, 0, 2**64 - 1, 0], np.uint64),
+        "0:lane_seed#present": np.array([1, 0, 1, 0], np.uint8),
+        "1:mask": np.array([1, 1], np.uint8),
+    }
+    put_fields(session, Command.RESET, asked, reset)
     session.seq = 2
     put_fields(
         session,
@@ -427,7 +436,8 @@ def vector_lanes() -> Case:
             "0:reward": np.array([1, -1, 0.5, 0], np.float64),
             "0:terminated": np.array([0, 1, 0, 0], np.uint8),
             "0:truncated": np.array([0, 0, 1, 0], np.uint8),
-            "0:observation": -positions,
+            "0:observation": np.where([[True], [True], [True], [False]], -positions, positions),
+            "0:final_observation#present": np.array([0, 1, 1, 0], np.uint8),
             "0:final_observation": positions + 1,
             "1:reward": np.array([0.25, 0], np.float64),
             "1:terminated": np.array([0, 0], np.uint8),
@@ -438,6 +448,73 @@ def vector_lanes() -> Case:
             "1:info.hits": np.array([8, 0], np.uint8),
         },
     )
+    return session.finish()
+
+
+def vector_env() -> Case:
+    """A session with one group of lanes, as a vector environment has it; infos in the body."""
+    schema = describe_env(
+        spaces.Box(-1, 1, (2,), np.float32),
+        spaces.Discrete(3),
+        info_fields={"lap": "int64"},
+        request_body=64,
+        reply_body=192,
+        lanes=3,
+        autoreset="same_step",
+    )
+    about = (
+        "Three lanes of a vector environment: a seed for each, infos by lane with final_info, "
+        "a step of one lane only, and an error of one lane. Values are given by field."
+    )
+    session = Session("vector_env", about, schema)
+    request, reply = compile_records(schema, session.layout, session.data)
+    rows = np.arange(6, dtype=np.float32).reshape(3, 2) / 8
+    names = ("mask", "lane_seed", "lane_seed#present", "action", "body")
+    gives = ("reward", "terminated", "truncated", "observation", "info.lap#present", "info.lap")
+    gives += ("final_observation#present", "final_observation", "body")
+
+    def keep(command: Command, status: int = 0) -> None:
+        session.exchange(
+            command, status, said(RecordKind.REQUEST, names), said(RecordKind.REPLY, gives)
+        )
+
+    def said(kind: RecordKind, fields: tuple[str, ...]) -> dict[str, Any]:
+        record = session.data[session.layout.record_slice(kind)]
+        found = {}
+        for name in fields:
+            value = session.layout.find(kind, name).view(record)
+            if name == "body":
+                value = value[: PREFIX.unpack_from(record)[3]]
+            found[name] = value.copy()
+        return found
+
+    session.seq = 1
+    request.write_reset(1, LaneSeeds([7, None, 2**64 - 1]), {"level": 2})  # type: ignore[arg-type]
+    reply.write_reset(1, LaneResults(range(3), list(rows)), {1: {"lap": 0}, 2: {"map": "a"}})
+    keep(Command.RESET)
+    session.seq = 2
+    request.write_step(2, LaneActions(np.array([0, 1, 2])))
+    results = LaneResults(range(3), list(-rows), {1: rows[1] + 0.5})
+    infos: dict[int, dict[str, Any]] = {
+        0: {"lap": -1, "fuel": 0.5},
+        1: {"final_info": {"lap": 3, "won": True}},
+    }
+    flags = [False, True, False]
+    reply.write_step(2, results, [1.0, -1.0, 0.0], flags, [False] * 3, infos)
+    keep(Command.STEP)
+    session.seq = 3
+    request.write_step(3, LaneActions(np.array([1]), slice(None), np.array([2])))
+    reply.write_step(3, LaneResults([2], [rows[2]]), [0.25], [False], [True], {})
+    keep(Command.STEP)
+    session.seq = 4
+    request.write_step(4, LaneActions(np.array([0, 0, 0])))
+    error = {"type": "ValueError", "message": "no", "traceback": "", "lane": 1}
+    body = encode_body(error, capacity=schema.reply_body, what="error", setting="")
+    record = session.data[session.layout.record_slice(RecordKind.REPLY)]
+    start = session.layout.find(RecordKind.REPLY, "body").offset
+    record[start : start + len(body)] = body
+    PREFIX.pack_into(record, 0, 4, Command.STEP, c.STATUS_REMOTE, len(body), GENERATION)
+    keep(Command.STEP, c.STATUS_REMOTE)
     return session.finish()
 
 
@@ -469,5 +546,6 @@ VALID: tuple[Callable[[], Case], ...] = (
     server_env_mode,
     rejected_hello,
     vector_lanes,
+    vector_env,
     error_reply,
 )

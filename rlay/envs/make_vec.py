@@ -1,0 +1,139 @@
+"""``rlay.make_vec``: many environments in a few processes, as easily as ``gymnasium.make_vec``."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import secrets
+import sys
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import gymnasium
+from gymnasium.vector import AutoresetMode
+
+from rlay.envs.launch import Launcher
+from rlay.envs.make import reference, write_job
+from rlay.envs.vector_env import VectorEnv
+from rlay.errors import LocalProtocolError
+from rlay.protocol.spaces import Capacities
+
+
+def usable_cores() -> int:
+    """Return how many processors this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def split(lanes: int, workers: int) -> list[int]:
+    """Return how many lanes each worker gets: sizes differ by one at most."""
+    size, rest = divmod(lanes, workers)
+    return [size + (worker < rest) for worker in range(workers)]
+
+
+def make_vec(
+    env: str | Callable[..., gymnasium.Env[Any, Any]],
+    num_envs: int,
+    *,
+    workers: int | None = None,
+    autoreset_mode: str | AutoresetMode = AutoresetMode.NEXT_STEP,
+    python: str | None = None,
+    timeout: float | None = 60.0,
+    attach_timeout: float = 60.0,
+    copy: bool = True,
+    info_fields: Mapping[str, Any] | None = None,
+    capacities: Capacities | None = None,
+    request_body: int | None = None,
+    reply_body: int | None = None,
+    frame_capacity: int | None = None,
+    wait: str | None = None,
+    **kwargs: Any,
+) -> VectorEnv:
+    """Start environments in worker processes and attach to them as one vector.
+
+    The processes end when the vector is closed, when this process exits, and when it is
+    killed. If one dies, the call that notices raises ``PeerLostError`` with its lanes, its
+    exit code and the end of its stderr, and the next ``reset()`` starts it again.
+
+    Args:
+        env: a registered id such as ``"CartPole-v1"``, or a callable that returns an
+            environment. Lambdas and local functions are fine without ``python``.
+        num_envs: how many lanes.
+        workers: how many processes share them evenly; left out, one for each usable core.
+        autoreset_mode: when a lane whose episode ended is reset, as in Gymnasium.
+        python: another interpreter to run them; see ``make``.
+        timeout: seconds each call waits; None waits as long as the workers live.
+        attach_timeout: seconds each process has to start and attach.
+        copy: see ``VectorEnv``.
+        info_fields: info keys that ride in the record and cost no encoding, each with its
+            Space or dtype; see ``VectorBackend``.
+        capacities: see ``VectorBackend``.
+        request_body: see ``VectorBackend``.
+        reply_body: see ``VectorBackend``.
+        frame_capacity: see ``VectorBackend``.
+        wait: how both sides wait for the turn; as of ``ClientEnv``.
+        **kwargs: for each environment.
+
+    Raises:
+        PeerLostError: a process ended before it attached, for instance because an
+            environment's constructor raised; says how.
+        ChannelNotFoundError: no such program, or it did not attach in time.
+    """
+    if num_envs < 1 or (workers is not None and not 1 <= workers <= num_envs):
+        raise LocalProtocolError(
+            f"num_envs={num_envs}, workers={workers}: give at least one lane to each worker"
+        )
+    mode = AutoresetMode(autoreset_mode)
+    options = {
+        "info_fields": info_fields,
+        "capacities": capacities,
+        "request_body": request_body,
+        "reply_body": reply_body,
+        "frame_capacity": frame_capacity,
+        "wait": wait,
+    }
+    options = {key: value for key, value in options.items() if value is not None}
+    job = {
+        "env": reference(env) if python else env,
+        "kwargs": kwargs,
+        "options": {**options, "attach_timeout": attach_timeout, "autoreset_mode": mode.value},
+        "mode": "VectorEnv",
+    }
+    sizes = split(num_envs, workers or min(num_envs, usable_cores()))
+    launchers = _launchers(job, sizes, python)
+    channels = [launcher.channel for launcher in launchers]
+    made = VectorEnv(
+        channels,
+        timeout=timeout,
+        attach_timeout=attach_timeout,
+        copy=copy,
+        launchers=launchers,
+        wait=wait,
+    )
+    if made.spec is not None:
+        again: dict[str, Any] = {
+            "env": env,
+            "num_envs": num_envs,
+            "workers": workers,
+            "python": python,
+        }
+        again |= {"autoreset_mode": mode.value, **options}
+        again = {key: value for key, value in again.items() if value is not None}
+        made.spec = dataclasses.replace(
+            made.spec, vector_entry_point="rlay:make_vec", kwargs={**again, **kwargs}
+        )
+    return made
+
+
+def _launchers(job: Mapping[str, Any], sizes: list[int], python: str | None) -> list[Launcher]:
+    """Return a launcher for each worker; none is started yet."""
+    launchers = []
+    form = "json" if python else "pickle"
+    program = [python or sys.executable, "-m", "rlay.envs.hosting", form, "{fd}"]
+    for lanes in sizes:
+        channel = f"make-{os.getpid()}-{secrets.token_hex(6)}"
+        mine = {**job, "channel": channel, "options": {**job["options"], "lanes": lanes}}
+        open_job = write_job(mine, portable=python is not None)
+        launchers.append(Launcher(program, channel=channel, inherit=[open_job]))
+    return launchers
