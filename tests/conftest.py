@@ -29,7 +29,8 @@ hypothesis.settings.load_profile("rlay")
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Run every test in the folders above once for each twin."""
     folder = metafunc.definition.path.relative_to(TESTS).parts[0]
-    if folder in FOLDERS_ON_BOTH_TWINS:
+    once = metafunc.definition.get_closest_marker("one_twin")
+    if folder in FOLDERS_ON_BOTH_TWINS and not once:
         metafunc.parametrize("atomics_twin", list(TWINS), indirect=True)
 
 

@@ -208,6 +208,56 @@ def test_after_a_time_out_the_reply_is_waited_for() -> None:
         check_steps(envs, 8, 9)
 
 
+@pytest.mark.parametrize("sent", [False, True])
+def test_an_interrupt_while_sending_shifts_nothing(
+    sent: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with vector([1, 1, 1], Counters()) as envs:
+        envs.reset()
+        check_steps(envs, 1)
+        session = envs._workers[1].session
+
+        def interrupted(action: Any) -> None:
+            monkeypatch.undo()
+            if sent:
+                session.send_step(action)
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr(session, "send_step", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            envs.step([5, 6, 7])
+        with pytest.raises(rlay.LocalProtocolError, match="pending"):
+            envs.step([5, 6, 7])
+        # Those that were not asked have no result, which is said and not made up.
+        with pytest.raises(rlay.LocalProtocolError, match="interrupt cut short"):
+            envs.wait()
+        missing = "[2]" if sent else "[1, 2]"
+        with pytest.raises(rlay.LocalProtocolError, match="reset") as caught:
+            envs.step([5, 6, 7])
+        assert missing in str(caught.value)
+        envs.reset()
+        check_steps(envs, 8, 9)
+
+
+def test_wrappers_for_vectors_go_around_it() -> None:
+    from gymnasium.wrappers.vector import DictInfoToList, RecordEpisodeStatistics
+
+    make = lambda: Wander("discrete")  # noqa: E731 - one name for both vectors
+    ours_in, theirs_in = [], []
+    with vector([1, 2], make) as envs:
+        ours = DictInfoToList(RecordEpisodeStatistics(envs))
+        theirs = DictInfoToList(RecordEpisodeStatistics(sync(3, make, AutoresetMode.NEXT_STEP)))
+        for env, infos in ((ours, ours_in), (theirs, theirs_in)):
+            env.reset(seed=1)
+            for k in range(12):
+                for info in env.step(np.full(3, k % 3, np.int8))[-1]:
+                    info.get("episode", {}).pop("t", None)
+                    infos.append(info)
+        theirs.close()
+    assert same(ours_in, theirs_in)
+    assert any("episode" in info for info in ours_in)
+
+
 def test_first_ready_are_received_first() -> None:
     make = Counters()
     with vector([1, 2], make) as envs:

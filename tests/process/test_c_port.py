@@ -26,19 +26,13 @@ WATCHDOG = 30.0
 PEER_LOST = 17
 
 pytestmark = [
+    pytest.mark.one_twin,
     pytest.mark.skipif(sys.platform == "win32", reason="the reference port is for POSIX systems"),
     pytest.mark.skipif(shutil.which("make") is None, reason="there is no make"),
     pytest.mark.skipif(shutil.which("cc") is None, reason="there is no C compiler"),
 ]
 
 Start = Callable[..., "subprocess.Popen[str]"]
-
-
-@pytest.fixture(autouse=True)
-def _once(atomics_twin: str) -> None:
-    """Do not run C against C a second time for Python's twin."""
-    if atomics_twin != "compiled":
-        pytest.skip("the C port does not use Python's atomics")
 
 
 @pytest.fixture(scope="session")

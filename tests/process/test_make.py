@@ -205,11 +205,10 @@ def stubborn(mode: str) -> None:
 
 
 @both_modes
+@pytest.mark.one_twin
 @pytest.mark.leaves_files
 @pytest.mark.parametrize("ending", ["close", "exit", "killed", "forked"])
-def test_the_whole_group_ends(mode: str, ending: str, tmp_path: Path, atomics_twin: str) -> None:
-    if atomics_twin != "compiled":
-        pytest.skip("ending processes has nothing to do with atomics")
+def test_the_whole_group_ends(mode: str, ending: str, tmp_path: Path) -> None:
     out = tmp_path / "out"
     code = f"from tests.process import test_make; test_make.trainer({mode!r}, {ending!r})"
     forked = None

@@ -14,6 +14,11 @@ from rlay.protocol.constants import Command, Side
 from rlay.protocol.header import HEADER
 from rlay.protocol.records import PREFIX
 
+pytestmark = [
+    pytest.mark.one_twin,
+    pytest.mark.skipif(atomics.Exchange is None, reason="the extension was not built"),
+]
+
 SESSION = 0x1234
 STEP = int(Command.STEP)
 REWARD, TERMINATED, TRUNCATED, VALUE = 32, 40, 41, 48
@@ -120,8 +125,6 @@ class Env:
 @pytest.fixture
 def pair() -> Pair:
     """A pair with a Discrete action."""
-    if atomics.Exchange is None:
-        pytest.skip("the pure twin has no compiled step")
     return Pair(np.dtype(np.int64))
 
 
