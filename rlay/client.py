@@ -19,6 +19,7 @@ from rlay.errors import (
     RlayError,
     rejection,
 )
+from rlay.lifetime import close_at_exit
 from rlay.protocol.constants import HEADER_SIZE, Bye, Feature, Role, Side, Welcome
 from rlay.protocol.env_block import read_env_block, write_env_block
 from rlay.protocol.header import (
@@ -30,7 +31,7 @@ from rlay.protocol.header import (
 from rlay.protocol.layout import Layout
 from rlay.protocol.records import check_session
 from rlay.protocol.schema import Schema, compile_layout
-from rlay.session import Session, close_at_exit, our_hello
+from rlay.session import Session, our_hello
 
 _FIRST_PAUSE = 0.001
 _LONGEST_PAUSE = 0.02

@@ -19,6 +19,7 @@ from rlay.errors import (
     RemoteProtocolError,
     RlayError,
 )
+from rlay.lifetime import close_at_exit
 from rlay.protocol import constants as c
 from rlay.protocol.constants import Bye, Feature, Role, Side, Welcome
 from rlay.protocol.env_block import read_env_block, write_env_block
@@ -26,7 +27,7 @@ from rlay.protocol.header import check_identity, check_peer, read_hello, write_f
 from rlay.protocol.layout import Layout
 from rlay.protocol.records import stamp_session
 from rlay.protocol.schema import Schema, compile_layout
-from rlay.session import Session, close_at_exit, our_hello
+from rlay.session import Session, our_hello
 
 
 def describe_owner(paths: files.Paths, side: Side) -> str | None:

@@ -7,12 +7,10 @@ after a client's hello, ``MemClient`` after a server's welcome.
 
 from __future__ import annotations
 
-import atexit
 import os
 import platform
-import weakref
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from rlay._version import __version__
 from rlay.channel.channel import Channel
@@ -27,6 +25,7 @@ from rlay.errors import (
     RemoteProtocolError,
 )
 from rlay.exchange import compile_exchange
+from rlay.lifetime import orphan_in_child
 from rlay.protocol.constants import Bye, Command, Feature, Role
 from rlay.protocol.header import Hello
 from rlay.protocol.lanes import compile_records
@@ -43,27 +42,6 @@ _NEEDS_FEATURE = {Command.RENDER: Feature.RENDER, Command.CALL: Feature.CALL}
 
 #: What ``answer_steps`` returns when no result waits for an answer.
 NOTHING = object()
-
-
-class Endpoint(Protocol):
-    """What both ``MemServer`` and ``MemClient`` are."""
-
-    def close(self) -> None:
-        """End the session and release the channel."""
-
-
-_open_endpoints: weakref.WeakSet[Endpoint] = weakref.WeakSet()
-
-
-def close_at_exit(endpoint: Endpoint) -> None:
-    """Say goodbye for an endpoint that is still open when the interpreter exits."""
-    _open_endpoints.add(endpoint)
-
-
-@atexit.register
-def _close_all() -> None:
-    for endpoint in list(_open_endpoints):
-        endpoint.close()
 
 
 def our_hello(role: Role, features: Feature) -> Hello:
@@ -108,7 +86,7 @@ class Session:
         self._handed_over = True
         self._command = Command.READY
         self._exchange: Exchange | None = None
-        _sessions.add(self)
+        orphan_in_child(self)
 
     def compile_steps(self, role: Role, *, copy: bool = True) -> None:
         """Take the compiled path for ordinary steps from now on, where it was built.
@@ -442,13 +420,15 @@ class Session:
         self._data.close()
         on_end()
 
-
-def _nothing() -> None:
-    pass
+    def orphan(self) -> None:
+        """In a forked child: the session is the parent's, and every move here is refused."""
+        self._machine = _ForkedMachine(State.ENDED)
+        self._exchange = None
+        self._on_end = _nothing
 
 
 class _ForkedMachine(TurnMachine):
-    """What a session has in a forked child: it is over, and every move is refused."""
+    """What a session has in a forked child."""
 
     def we(self, event: Event | Command) -> None:
         raise forked_endpoint()
@@ -456,16 +436,5 @@ class _ForkedMachine(TurnMachine):
     they = check = we
 
 
-_sessions: weakref.WeakSet[Session] = weakref.WeakSet()
-
-
-def _after_fork_in_child() -> None:
-    # The session is the parent's: the child may neither write a record nor say goodbye.
-    for session in list(_sessions):
-        session._machine = _ForkedMachine(State.ENDED)
-        session._exchange = None
-        session._on_end = _nothing
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork_in_child)
+def _nothing() -> None:
+    pass
