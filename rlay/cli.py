@@ -18,6 +18,7 @@ from rlay.errors import ChannelError, ChannelTimeoutError, RlayError, ToolError
 _TOOLS = {
     "serve": "serve a Gymnasium environment on a channel",
     "inspect": "show a channel's header, hellos, layout and turn",
+    "bench": "measure steps, images, vectors, waiting and death on this machine",
     "demo": "train CartPole in another process, then play a game written in C",
 }
 

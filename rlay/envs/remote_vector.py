@@ -171,7 +171,7 @@ class RemoteVector(gymnasium.vector.VectorEnv[Any, Any, np.ndarray]):
     def _ask_all(self, op: str, name: str, args: Any, kwargs: dict[str, Any]) -> tuple[Any, ...]:
         self._check_idle()
         self._check_sessions()
-        results: list[Any] = []
+        results: list[list[Any]] = [[] for _ in self._workers]
 
         def send(worker: Worker) -> None:
             worker.session.send_call(op, name, args(worker), kwargs)
@@ -181,9 +181,13 @@ class RemoteVector(gymnasium.vector.VectorEnv[Any, Any, np.ndarray]):
                 if op != "set":
                     raise RemoteProtocolError(f"{worker} did not answer with a value a lane")
                 values = []
-            results.extend(values)
+            results[worker.index] = values
 
-        return tuple(self._pool.ask(self._workers, send, take, lambda: results))
+        def result() -> tuple[Any, ...]:
+            return tuple(value for values in results for value in values)
+
+        answer: tuple[Any, ...] = self._pool.ask(self._workers, send, take, result)
+        return answer
 
     def _check_sessions(self) -> None:
         if lost := [str(worker) for worker in self._workers if worker.session.ended]:

@@ -1,9 +1,11 @@
 """The workers of a ``VectorEnv``: asked together, waited for together, ended together.
 
-Theory of operation. ``ask`` sends one request to each worker and gathers the replies
-worker by worker. What was sent and not gathered is *pending*: after a time-out or
-Ctrl-C only ``wait`` may follow, so no reply is ever taken for another's. An error is
-raised when every worker has answered, so that it leaves nothing pending.
+Theory of operation. ``ask`` sends one request to each worker and gathers the replies.
+The worker that was asked last is waited for first: when it has answered, most others
+have too, so that we sleep once a step and stay off the cores that the workers need.
+What was sent and not gathered is *pending*: after a time-out or Ctrl-C only ``wait`` may
+follow, so no reply is ever taken for another's. An error is raised when every worker has
+answered, so that it leaves nothing pending.
 """
 
 from __future__ import annotations
@@ -32,6 +34,8 @@ from rlay.protocol.turn import State
 
 #: How long ``first_ready`` waits for one worker before it looks at the others, seconds.
 _FIRST_NAP, _LONGEST_NAP = 50e-6, 2e-3
+#: How long ``close`` waits for all acknowledgements, seconds.
+_CLOSE_TIMEOUT = 2.0
 
 
 @dataclasses.dataclass
@@ -40,15 +44,17 @@ class _Gathering:
 
     Attributes:
         left: workers that were asked and have not answered, in order.
-        take: takes one worker's reply.
+        take: takes one worker's reply; may be called again after an interrupt.
         result: makes what the call returns, when all have answered.
-        errors: of the workers that failed.
+        replies: of those that have answered.
+        errors: of the workers that failed, by their index.
     """
 
     left: list[Worker]
     take: Callable[[Worker, Any], None]
     result: Callable[[], Any]
-    errors: list[Exception] = dataclasses.field(default_factory=list)
+    replies: dict[Worker, Any] = dataclasses.field(default_factory=dict)
+    errors: dict[int, Exception] = dataclasses.field(default_factory=dict)
 
 
 def _names(workers: Sequence[Worker]) -> str:
@@ -169,7 +175,7 @@ class Pool:
             if not sent:
                 self._gathering = None
                 raise
-            gathering.errors.append(error)
+            gathering.errors[-1] = error
         return self.wait(self.timeout)
 
     def wait(self, timeout: float | None) -> Any:
@@ -179,21 +185,28 @@ class Pool:
             raise LocalProtocolError("nothing is pending: call step() or reset() first")
         end = math.inf if timeout is None else time.monotonic() + timeout
         while gathering.left:
-            worker = gathering.left[0]
+            worker = gathering.left[-1]
             left = None if timeout is None else max(0.0, end - time.monotonic())
             try:
-                gathering.take(worker, self._receive(worker, left))
+                gathering.replies[worker] = self._receive(worker, left)
             except ChannelTimeoutError as late:
                 what = f"{late.waited_for.partition(' of lane')[0]} of {_names(gathering.left)}"
                 raise ChannelTimeoutError(what, timeout or 0.0, late.phase) from None
-            except Exception as error:
-                # Of the worker, or because Gymnasium cannot join the infos of these lanes.
+            except (PeerError, ProtocolError) as error:
                 self._failed(worker)
-                gathering.errors.append(error)
-            del gathering.left[0]
+                gathering.errors[worker.index] = error
+            del gathering.left[-1]
+        # In the order of the lanes, by which Gymnasium chooses the types of infos.
+        for worker in sorted(gathering.replies, key=lambda worker: worker.index):
+            try:
+                gathering.take(worker, gathering.replies[worker])
+            except Exception as error:
+                # Malformed, or Gymnasium cannot join the infos of these lanes.
+                self._failed(worker)
+                gathering.errors[worker.index] = error
         self._gathering = None
         if gathering.errors:
-            raise gathering.errors[0]
+            raise gathering.errors[min(gathering.errors)]
         return gathering.result()
 
     def _receive(self, worker: Worker, timeout: float | None) -> Any:
@@ -280,8 +293,9 @@ class Pool:
         """End the sessions and the processes; twice is fine."""
         for worker in self.workers:
             worker.say_close()
+        end = time.monotonic() + _CLOSE_TIMEOUT
         for worker in self.workers:
-            worker.close()
+            worker.close(max(0.0, end - time.monotonic()))
         launchers = [worker.launcher for worker in self.workers if worker.launcher]
         # Each may take seconds to end a process that hangs, so all at once.
         threads = [threading.Thread(target=launcher.stop) for launcher in launchers]

@@ -23,14 +23,11 @@ from rlay.errors import (
     RemoteProtocolError,
     RlayError,
 )
-from rlay.protocol.constants import Bye, Feature, Role
+from rlay.protocol.constants import Bye, Command, Feature, Role
 from rlay.protocol.lane_codecs import ALL, Which
 from rlay.protocol.lanes import LaneReply
 from rlay.protocol.schema import Schema, first_difference
 from rlay.session import Session
-
-#: How long ``close`` waits for the acknowledgement, seconds.
-_CLOSE_TIMEOUT = 2.0
 
 
 class Worker:
@@ -136,11 +133,12 @@ class Worker:
         with contextlib.suppress(RlayError, AttributeError):
             self.session.send_close()
 
-    def close(self) -> None:
+    def close(self, timeout: float) -> None:
         """Wait for the answer to ``say_close`` and release the channel; twice is fine."""
         # Busy, late or gone: the goodbye that follows needs no turn.
         with contextlib.suppress(RlayError, AttributeError):
-            self.session.receive(_CLOSE_TIMEOUT)
+            if self.session.pending is Command.CLOSE:
+                self.session.receive(timeout)
         self._endpoint.close()
 
 
@@ -207,6 +205,7 @@ class Batch:
         for lane in sorted({*reply.infos, *finals}):
             info = reply.infos.get(lane, {})
             if lane in finals:
+                info = dict(info)
                 final_info = info.pop("final_info", {})
                 self._add({"final_obs": finals[lane], "final_info": final_info}, places[lane])
             if info:

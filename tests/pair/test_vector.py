@@ -208,6 +208,23 @@ def test_after_a_time_out_the_reply_is_waited_for() -> None:
         check_steps(envs, 8, 9)
 
 
+def test_a_malformed_reply_ends_that_workers_session(monkeypatch: pytest.MonkeyPatch) -> None:
+    with vector([1, 1], lambda: Wander("text")) as envs:
+        envs.reset(seed=1)
+        reply = envs._workers[1].last
+        assert reply is not None
+
+        def malformed(*_: Any) -> None:
+            raise rlay.RemoteProtocolError("say#length is 99")
+
+        monkeypatch.setattr(reply.record.observation, "take", malformed)
+        with pytest.raises(rlay.RemoteProtocolError, match="99"):
+            envs.step(envs.action_space.sample())
+        assert [worker.session.ended for worker in envs._workers] == [False, True]
+        with pytest.raises(rlay.LocalProtocolError, match=r"reset\(\) first: lanes \[1\]"):
+            envs.step(envs.action_space.sample())
+
+
 @pytest.mark.parametrize("sent", [False, True])
 def test_an_interrupt_while_sending_shifts_nothing(
     sent: bool, monkeypatch: pytest.MonkeyPatch
