@@ -85,6 +85,7 @@ class Session:
         self._answered_seq = 0
         self._handed_over = True
         self._command = Command.READY
+        self._waited_ns = 0
         self._exchange: Exchange | None = None
         orphan_in_child(self)
 
@@ -197,6 +198,8 @@ class Session:
         if result is NotImplemented:
             self.send_step(action)
             return None
+        if result is None:
+            self._waited_ns = slice_ns
         return None if result is True else result
 
     def _check(self, command: Command) -> None:
@@ -323,6 +326,7 @@ class Session:
         exchange.calling = False
         try:
             result = exchange.serve(env, SLICE_NS)
+            self._waited_ns = SLICE_NS if result is None else 0
         except RemoteProtocolError:
             if not exchange.calling:
                 self.end(Bye.FAILED)
@@ -395,7 +399,10 @@ class Session:
         if self.ended:
             self._check(Command.STEP)
         try:
-            self._channel.await_turn(Deadline(timeout), waited_for, self._machine.state.name)
+            waited_ns, self._waited_ns = self._waited_ns, 0
+            deadline = Deadline(timeout, waited_ns=waited_ns)
+            phase = self._machine.state.name
+            self._channel.await_turn(deadline, waited_for, phase, waited_ns=waited_ns)
         except RemoteProtocolError:
             self.end(Bye.FAILED)
             raise

@@ -108,6 +108,7 @@ class Channel:
         value = self._turn.wait(self.side, self._our_waiting, strategy.spin_ns, slice_ns)
         if value == self.side:
             return True
+        strategy.lengthen()
         if value not in _TURN_VALUES:
             raise RemoteProtocolError(f"the turn word is {value:#x}, which is no turn (§6.1)")
         return False
@@ -140,11 +141,20 @@ class Channel:
             )
         return None
 
-    def await_turn(self, deadline: Deadline, waited_for: str, phase: str) -> None:
+    def await_turn(
+        self, deadline: Deadline, waited_for: str, phase: str, *, waited_ns: int = 0
+    ) -> None:
         """Wait until the turn is ours.
 
         A time-out changes nothing: what we sent stays sent, and waiting again gets
         the reply. So does Ctrl-C.
+
+        Args:
+            deadline: ends the wait.
+            waited_for: what the turn will bring, for errors.
+            phase: of the session, for errors.
+            waited_ns: how long somebody has waited for this turn already; after a slice
+                the peer is looked after at once.
 
         Raises:
             ChannelTimeoutError: the deadline passed and the peer is alive.
@@ -152,9 +162,10 @@ class Channel:
             PeerLostError: the peer vanished; noticed within a slice of its death.
             RemoteProtocolError: the turn word holds something that is no turn.
         """
-        start = time.monotonic_ns()
+        start = time.monotonic_ns() - waited_ns
         next_probe = start + SLICE_NS
-        while not self.wait_slice(deadline):
+        ours = self.our_turn() if waited_ns else self.wait_slice(deadline)
+        while not ours:
             now, late = time.monotonic_ns(), deadline.passed()
             # A slice may end early, by a wake-up or a nap; the lock is probed once in 20 ms.
             if gone := self.lost_peer(probe=late or now >= next_probe):
@@ -167,6 +178,7 @@ class Channel:
                 next_probe = now + SLICE_NS
             if late:
                 raise ChannelTimeoutError(waited_for, deadline.timeout or 0.0, phase)
+            ours = self.wait_slice(deadline)
         self.strategy.learn(time.monotonic_ns() - start)
 
     def say_bye(self, bye: Bye) -> None:

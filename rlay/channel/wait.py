@@ -29,8 +29,8 @@ class Deadline:
 
     __slots__ = ("_at_ns", "timeout")
 
-    def __init__(self, timeout: float | None) -> None:
-        """Start counting: ``timeout`` in seconds, None for never.
+    def __init__(self, timeout: float | None, *, waited_ns: int = 0) -> None:
+        """Start counting: ``timeout`` in seconds, None for never; less what was waited.
 
         Raises:
             LocalProtocolError: it is negative or not a number.
@@ -39,7 +39,9 @@ class Deadline:
             raise LocalProtocolError(f"timeout={timeout!r} is not a duration in seconds")
         self.timeout = timeout
         never = timeout is None or math.isinf(timeout)
-        self._at_ns = None if never else time.monotonic_ns() + int((timeout or 0.0) * 1e9)
+        self._at_ns = (
+            None if never else (time.monotonic_ns() - waited_ns + int((timeout or 0.0) * 1e9))
+        )
 
     def slice_ns(self) -> int:
         """Return how long to sleep at most before looking around, in nanoseconds."""
@@ -71,6 +73,9 @@ class WaitStrategy:
     def learn(self, waited_ns: int) -> None:
         """Adjust to how long the last wait took; most strategies do not."""
 
+    def lengthen(self) -> None:
+        """Adjust to a sleep that brought nothing; most strategies do not."""
+
 
 class Spin(WaitStrategy):
     """Never sleeps: the shortest waits, for one whole core. Only with cores to spare."""
@@ -91,15 +96,21 @@ class Backoff(WaitStrategy):
 
     alias = "backoff"
     _SHORTEST_NAP_NS = 50_000
-    _LONGEST_NAP_NS = 1_000_000
+    _LONGEST_FIRST_NAP_NS = 1_000_000
+    #: A side that waits for long wakes up a hundred times a second.
+    _LONGEST_NAP_NS = 10_000_000
 
     def __init__(self) -> None:
         """Begin with the shortest nap."""
         self.nap_ns = self._SHORTEST_NAP_NS
 
+    def lengthen(self) -> None:
+        """Double the nap."""
+        self.nap_ns = min(self._LONGEST_NAP_NS, self.nap_ns * 2)
+
     def learn(self, waited_ns: int) -> None:
-        """Nap as long as the last wait took, within bounds."""
-        self.nap_ns = min(self._LONGEST_NAP_NS, max(self._SHORTEST_NAP_NS, waited_ns // 2))
+        """Begin the next wait with a nap of half the last one, within bounds."""
+        self.nap_ns = min(self._LONGEST_FIRST_NAP_NS, max(self._SHORTEST_NAP_NS, waited_ns // 2))
 
 
 class Adaptive(WaitStrategy):

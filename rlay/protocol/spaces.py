@@ -55,11 +55,11 @@ def _number(value: Any, *, bounded: bool = True) -> Any:
 
 
 def _bound(array: np.ndarray, bounded: np.ndarray) -> Any:
-    flat = [
-        _number(v, bounded=bool(b)) for v, b in zip(array.ravel(), bounded.ravel(), strict=True)
-    ]
-    uniform = bool(flat) and all(v == flat[0] and type(v) is type(flat[0]) for v in flat)
-    return flat[0] if uniform else flat
+    if array.size and (array == array.flat[0]).all() and (bounded == bounded.flat[0]).all():
+        # A camera has millions of elements and one bound.
+        return _number(array.flat[0], bounded=bool(bounded.flat[0]))
+    pairs = zip(array.ravel(), bounded.ravel(), strict=True)
+    return [_number(value, bounded=bool(b)) for value, b in pairs]
 
 
 @functools.singledispatch

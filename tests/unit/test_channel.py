@@ -12,7 +12,7 @@ import rlay
 from rlay.channel import files
 from rlay.channel.channel import Channel
 from rlay.channel.locks import OsLock
-from rlay.channel.wait import STRATEGIES, Deadline, wait_strategy
+from rlay.channel.wait import SLICE_NS, STRATEGIES, Deadline, wait_strategy
 from rlay.protocol.constants import CONTROL_SIZE, Bye, Side
 from rlay.protocol.header import HEADER
 
@@ -189,3 +189,17 @@ def test_the_header_copy_is_private(ends: Ends) -> None:
     copy = ends[SERVER].header_copy()
     ends[CLIENT].claim()
     assert copy == bytes(4096)
+
+
+@both_sides
+def test_who_has_waited_a_slice_looks_after_the_peer_at_once(side: Side, ends: Ends) -> None:
+    ends.locks[side.peer].release()
+    waits: list[bool] = []
+    ours = ends[side]
+    ours.wait_slice = lambda deadline: bool(waits.append(True))  # type: ignore[method-assign]
+    with pytest.raises(rlay.PeerLostError):
+        ours.await_turn(Deadline(None), "reply", "test", waited_ns=SLICE_NS)
+    assert waits == []
+    ends[side.peer].hand_over()
+    ours.await_turn(Deadline(None), "reply", "test", waited_ns=SLICE_NS)
+    assert waits == []

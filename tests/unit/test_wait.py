@@ -109,6 +109,9 @@ def test_spin_never_sleeps_and_block_never_spins() -> None:
 def test_the_naps_of_backoff_stay_within_bounds() -> None:
     strategy = wait.Backoff()
     assert strategy.nap_ns == 50_000
+    for _ in range(20):
+        strategy.lengthen()
+    assert strategy.nap_ns == 10_000_000
     strategy.learn(10**9)
     assert strategy.nap_ns == 1_000_000
     strategy.learn(10)
@@ -133,3 +136,10 @@ def test_an_unknown_strategy_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RLAY_WAIT", "never")
     with pytest.raises(rlay.LocalProtocolError, match="RLAY_WAIT='never'"):
         wait.wait_strategy()
+
+
+def test_what_was_waited_counts() -> None:
+    assert Deadline(10.0, waited_ns=10**10).passed()
+    assert not Deadline(60.0, waited_ns=10**9).passed()
+    assert Deadline(10.0, waited_ns=10**10).timeout == 10.0
+    assert not Deadline(None, waited_ns=10**18).passed()
