@@ -59,6 +59,9 @@
  *
  *   In an engine's main loop call rlay_poll() once per frame instead of rlay_wait(): it never blocks.
  *
+ *   Several environments behind one channel, its lanes: set `lanes` in the config. Each field of the group is then an
+ *   array [lanes]; fill it for the lanes that act, and answer RESET and STEP with rlay_reply_lanes().
+ *
  *   After a session has ended (-RLAY_E_PEER_CLOSED, -RLAY_E_PEER_LOST, ...) the next rlay_wait() or rlay_poll()
  *   starts a new one: a server publishes a fresh control file, a client looks for one. Pointers into the records
  *   die with their session: ask rlay_data() again.
@@ -240,6 +243,12 @@ extern "C" {
 #define RLAY_SLICE_NS 20000000       /* longest sleep before the peer is probed */
 #define RLAY_SPIN_MAX 512            /* looks at the turn before the kernel is asked */
 #define RLAY_SPIN_RETRY 64           /* waits until the full spin is tried again */
+#define RLAY_NAP_MIN_NS 50000        /* first and longest nap of RLAY_WAIT_BACKOFF */
+#define RLAY_NAP_MAX_NS 1000000
+#define RLAY_WAIT_ADAPTIVE 0         /* strategies, see rlay_wait_strategy() */
+#define RLAY_WAIT_SPIN 1
+#define RLAY_WAIT_BACKOFF 2
+#define RLAY_WAIT_BLOCK 3
 #define RLAY_LOCK_RETRY_NS 250000000 /* a probe holds a lock for a moment; a server holds it for its life */
 #define RLAY_CLOSE_NS 2000000000     /* longest wait for the reply to CLOSE */
 #define RLAY_NESTING_MAX 8
@@ -274,6 +283,8 @@ typedef struct rlay_schema_config {
     uint32_t request_body;           /* capacities in bytes; 0: 65,536 */
     uint32_t reply_body;
     uint32_t frame;                  /* largest frame in bytes; 0: no frame field */
+    uint32_t lanes;                  /* environments behind the channel; 0: one, without a leading dimension */
+    const char *autoreset;           /* with lanes "disabled", "next_step" or "same_step"; NULL: disabled */
 } rlay_schema_config;
 
 /* Filled by rlay_schema_begin() ... rlay_schema_end(); must outlive the channel. */
@@ -293,7 +304,7 @@ typedef struct rlay_schema {
     char text[RLAY_SCHEMA_MAX];
 } rlay_schema;
 
-/* A channel. Read `command`, `seq`, `generation` and `features`; leave the rest alone. */
+/* A channel. Read `command`, `seq`, `generation`, `features` and, as an environment, `lanes`; leave the rest alone. */
 typedef struct rlay_channel {
     uint8_t side, role, phase, state, our_turn;
     uint32_t command;      /* of the request being answered (env) or sent last (agent) */
@@ -306,7 +317,8 @@ typedef struct rlay_channel {
     uint64_t probe_at_ns, waiting_since_ns, seek_at_ns, random;
     uint32_t spin, waits, field_count, info_count;
     uint32_t in_size, out_size; /* bodies: bytes received, bytes written; out_size may exceed the capacity */
-    int seek_code;
+    int seek_code, strategy, may_spin;
+    uint32_t lanes, mask, lane_seed, lane_seed_present; /* an environment's, and rows of the fields it has with lanes */
     uint32_t seed, seed_present, reward, terminated, truncated, body[2]; /* rows of the standard fields */
     char name[RLAY_NAME_MAX + 1];
     char root[512];
@@ -338,6 +350,11 @@ typedef struct rlay_value {
  * rlay_poll         never blocks. READY: a request is there (environment), or we may ask: attached, or the reply is
  *                   there (agent). PENDING: not yet.
  * rlay_wait         the same, but wait at most `timeout_ns`; RLAY_FOREVER: until the peer hands over, closes or dies.
+ * rlay_wait_strategy  how rlay_wait() waits for the turn: RLAY_WAIT_ADAPTIVE, spin for microseconds while that pays,
+ *                   then sleep; _SPIN, never sleep: for a core to spare; _BACKOFF, nap for 50 us to 1 ms and ask for
+ *                   no wake-up; _BLOCK, sleep at once. rlay_open() takes the one that the environment variable
+ *                   RLAY_WAIT names (adaptive, spin, backoff, block; another one is -RLAY_E_LOCAL_PROTOCOL), else
+ *                   ADAPTIVE; call this after it. Whatever the strategy, a dead peer is noticed in 20 ms.
  * rlay_close        end the session and leave. Safe at any time, and twice. At most 2 s.
  * rlay_error_text   the last error in one sentence.
  * rlay_field_find   a field by record and name, "observation/position"; NULL: there is none.
@@ -348,6 +365,7 @@ typedef struct rlay_value {
 int rlay_open(rlay_channel *ch, const char *name, int side, int role, const rlay_schema *schema);
 int rlay_poll(rlay_channel *ch);
 int rlay_wait(rlay_channel *ch, int64_t timeout_ns);
+int rlay_wait_strategy(rlay_channel *ch, int strategy);
 void rlay_close(rlay_channel *ch);
 const char *rlay_error_text(const rlay_channel *ch);
 const rlay_field *rlay_field_find(const rlay_channel *ch, int record, const char *name);
@@ -362,13 +380,24 @@ void *rlay_data(const rlay_channel *ch, int record, const char *name);
  * rlay_reply         to RESET. rlay_reply_step: to STEP. rlay_reply_render: to RENDER, the picture is in "frame", or
  *                    height is 0 and the value is in the body. A body that is too large is refused: the turn is still
  *                    yours, send an error.
- * rlay_reply_error   "the environment raised": a Python class name and a sentence, to any command. */
+ * rlay_reply_error   "the environment raised": a Python class name and a sentence, to any command.
+ *
+ * With lanes, the fields of rlay_data() are arrays [lanes]: write those of the lanes that act, leave the others.
+ *
+ * rlay_lane_acts     1: this request concerns the lane: it is stepped, reset or rendered.
+ * rlay_lane_seed     1 and the seed of this lane in this RESET, 0: the agent gave none.
+ * rlay_reply_lanes   to RESET and STEP. Before a STEP, reward, terminated, truncated and final_observation#present are
+ *                    0 in all lanes, and before each request so is info.KEY#present: set what is otherwise (not with
+ *                    rlay_info_set(), which knows one lane). Other infos go into a body {"infos": {lane: {...}}}. */
 int rlay_seed(const rlay_channel *ch, uint64_t *seed);
 void *rlay_info_set(rlay_channel *ch, const char *key);
 int rlay_reply(rlay_channel *ch);
 int rlay_reply_step(rlay_channel *ch, double reward, int terminated, int truncated);
 int rlay_reply_render(rlay_channel *ch, uint32_t height, uint32_t width, uint32_t channels);
 int rlay_reply_error(rlay_channel *ch, const char *type, const char *message);
+int rlay_lane_acts(const rlay_channel *ch, uint32_t lane);
+int rlay_lane_seed(const rlay_channel *ch, uint32_t lane, uint64_t *seed);
+int rlay_reply_lanes(rlay_channel *ch);
 
 /* ---- agent
  *
@@ -451,6 +480,7 @@ int rlay_space_tuple_end(rlay_schema *s);
 #include <unistd.h>
 #ifdef __linux__
 #include <linux/futex.h>
+#include <sched.h>
 #include <sys/random.h>
 #include <sys/syscall.h>
 #endif
@@ -487,6 +517,15 @@ static void rlay__sleep_ns(uint64_t duration_ns) {
     pause.tv_sec = (time_t)(duration_ns / 1000000000u);
     pause.tv_nsec = (long)(duration_ns % 1000000000u);
     nanosleep(&pause, NULL);
+}
+
+/* How many processors this process may use. */
+static long rlay__processors(void) {
+#ifdef __linux__
+    cpu_set_t set;
+    if (sched_getaffinity(0, sizeof set, &set) == 0) return CPU_COUNT(&set);
+#endif
+    return sysconf(_SC_NPROCESSORS_ONLN);
 }
 
 /* Random bits from the kernel for a generation; 0 when there are none. */
@@ -975,18 +1014,26 @@ static void rlay__hand_over(rlay_channel *ch) {
     if (rlay__load_acquire_u32(ch->control + rlay__their_waiting(ch))) rlay__futex_wake(ch->control + RLAY_OFF_TURN);
 }
 
+/* Look at the turn up to `looks` times. 1: it is ours. */
+static int rlay__turn_look(const rlay_channel *ch, uint32_t looks) {
+    for (uint32_t i = 0; i < looks; i++) {
+        if (rlay__turn_is_ours(ch)) return 1;
+        rlay__cpu_relax();
+    }
+    return 0;
+}
+
 /* Spin for microseconds; spin less when it did not pay, for the peer may need this very core. Now and then try the
  * full spin again: two sides that have both given up spinning would wake each other through the kernel for ever. */
 static void rlay__turn_spin(rlay_channel *ch) {
+    if (ch->strategy == RLAY_WAIT_SPIN) rlay__turn_look(ch, RLAY_SPIN_MAX);
+    if (ch->strategy != RLAY_WAIT_ADAPTIVE || !ch->may_spin) return;
     if (++ch->waits % RLAY_SPIN_RETRY == 0) ch->spin = RLAY_SPIN_MAX;
-    for (uint32_t i = 0; i < ch->spin; i++) {
-        if (rlay__turn_is_ours(ch)) {
-            if (ch->spin < RLAY_SPIN_MAX) ch->spin *= 2;
-            return;
-        }
-        rlay__cpu_relax();
+    if (rlay__turn_look(ch, ch->spin)) {
+        if (ch->spin < RLAY_SPIN_MAX) ch->spin *= 2;
+    } else if (ch->spin > 1) {
+        ch->spin /= 2;
     }
-    if (ch->spin > 1) ch->spin /= 2;
 }
 
 static void rlay__turn_sleep(rlay_channel *ch, uint64_t duration_ns) {
@@ -998,6 +1045,17 @@ static void rlay__turn_sleep(rlay_channel *ch, uint64_t duration_ns) {
     if (seen != (uint32_t)rlay__our_turn_value(ch) &&
             bye == RLAY_BYE_NONE) rlay__futex_wait(ch->control + RLAY_OFF_TURN, seen, duration_ns);
     rlay__store_release_u32(waiting, 0);
+}
+
+/* Let time pass between two looks, `duration_ns` at most. A nap leaves our waiting word 0: nobody has to wake us. */
+static void rlay__turn_pause(rlay_channel *ch, uint64_t duration_ns, uint64_t *nap_ns) {
+    if (ch->strategy == RLAY_WAIT_SPIN) return; /* rlay__turn_spin() goes on looking */
+    if (ch->strategy == RLAY_WAIT_BACKOFF) {
+        rlay__sleep_ns(*nap_ns < duration_ns ? *nap_ns : duration_ns);
+        *nap_ns = 2 * *nap_ns < RLAY_NAP_MAX_NS ? 2 * *nap_ns : RLAY_NAP_MAX_NS;
+        return;
+    }
+    rlay__turn_sleep(ch, duration_ns);
 }
 
 /* ---- sessions (sections 10 and 11) */
@@ -1341,6 +1399,18 @@ static int rlay__record_send(rlay_channel *ch, uint64_t seq, uint32_t command, u
     return RLAY_OK;
 }
 
+/* Env, on a request: info that is not set again is absent; with lanes, so is what a STEP says of a lane. */
+static void rlay__reply_clear(rlay_channel *ch) {
+    int lanes = ch->lanes && ch->command == RLAY_COMMAND_STEP;
+    for (uint32_t i = 0; (ch->info_count || lanes) && i < ch->field_count; i++) {
+        const char *name = ch->fields[i].name, *mark = strrchr(name, '#');
+        int outcome = lanes && (i == ch->reward || i == ch->terminated || i == ch->truncated ||
+                strcmp(name, "final_observation#present") == 0);
+        if (outcome || (strncmp(name, "info.", 5) == 0 && mark && strcmp(mark, "#present") == 0))
+            memset(rlay_field_data(ch, &ch->fields[i]), 0, (size_t)rlay_field_size(&ch->fields[i]));
+    }
+}
+
 /* Env, when the turn comes: check the request. CLOSE is answered here. */
 static int rlay__request_receive(rlay_channel *ch) {
     uint8_t prefix[RLAY_PREFIX_SIZE];
@@ -1364,11 +1434,7 @@ static int rlay__request_receive(rlay_channel *ch) {
         return rlay__fail(ch, RLAY_E_PEER_CLOSED, "the agent (%s) closed the session of channel %s", ch->peer,
                 ch->name);
     }
-    for (uint32_t i = 0; ch->info_count && i < ch->field_count; i++) { /* info that is not set again is absent */
-        const char *name = ch->fields[i].name, *mark = strrchr(name, '#');
-        if (strncmp(name, "info.", 5) == 0 && mark && strcmp(mark, "#present") == 0) memset(rlay_field_data(ch,
-                &ch->fields[i]), 0, (size_t)rlay_field_size(&ch->fields[i]));
-    }
+    rlay__reply_clear(ch);
     return RLAY_READY;
 }
 
@@ -1468,6 +1534,44 @@ static void rlay__clean(rlay_channel *ch) {
     else if (fd >= 0) close(fd);
 }
 
+/* How rlay_wait() waits for the turn from now on. */
+int rlay_wait_strategy(rlay_channel *ch, int strategy) {
+    if (strategy < RLAY_WAIT_ADAPTIVE || strategy > RLAY_WAIT_BLOCK)
+        return rlay__fail(ch, RLAY_E_LOCAL_PROTOCOL, "channel %s: there is no wait strategy %d; use one of "
+                "RLAY_WAIT_ADAPTIVE, RLAY_WAIT_SPIN, RLAY_WAIT_BACKOFF, RLAY_WAIT_BLOCK", ch->name, strategy);
+    ch->strategy = strategy;
+    ch->may_spin = rlay__processors() > 1; /* on one processor the peer cannot run while we spin */
+    return RLAY_OK;
+}
+
+/* The strategy that RLAY_WAIT names; unset or empty: adaptive. */
+static int rlay__strategy_choose(rlay_channel *ch) {
+    static const char *const names[] = {"adaptive", "spin", "backoff", "block"}; /* in the order of RLAY_WAIT_x */
+    const char *given = getenv("RLAY_WAIT");
+    if (!given || !*given) return rlay_wait_strategy(ch, RLAY_WAIT_ADAPTIVE);
+    for (int i = 0; i <= RLAY_WAIT_BLOCK; i++)
+        if (strcmp(given, names[i]) == 0) return rlay_wait_strategy(ch, i);
+    return rlay__fail(ch, RLAY_E_LOCAL_PROTOCOL, "RLAY_WAIT='%s': use one of adaptive, spin, backoff, block", given);
+}
+
+/* Environment: take the layout from our own schema. */
+static int rlay__schema_adopt(rlay_channel *ch, const rlay_schema *schema) {
+    if (schema->fingerprint == 0)
+        return rlay__fail(ch, RLAY_E_SCHEMA, "channel %s: the schema is not complete (%s)", ch->name,
+                schema->code < 0 ? schema->error : "rlay_schema_end() was not called");
+    memcpy(ch->fields, schema->fields, sizeof ch->fields);
+    ch->field_count = schema->field_count;
+    ch->request_size = schema->request_size;
+    ch->reply_size = schema->reply_size;
+    ch->lanes = schema->config.lanes;
+    if (ch->lanes) { /* rlay_schema_end() has seen to it that they are there */
+        ch->mask = (uint32_t)rlay__field_index(ch, RLAY_RECORD_REQUEST, "mask");
+        ch->lane_seed = (uint32_t)rlay__field_index(ch, RLAY_RECORD_REQUEST, "lane_seed");
+        ch->lane_seed_present = (uint32_t)rlay__field_index(ch, RLAY_RECORD_REQUEST, "lane_seed#present");
+    }
+    return rlay__layout_bind(ch);
+}
+
 /* Open channel `name` as RLAY_SIDE_x and RLAY_ROLE_x; an environment gives its schema, an agent NULL. A server is
  * published when this returns; a client attaches in rlay_wait() or rlay_poll(). At most 0.25 s; RLAY_OK or an error. */
 int rlay_open(rlay_channel *ch, const char *name, int side, int role, const rlay_schema *schema) {
@@ -1486,17 +1590,8 @@ int rlay_open(rlay_channel *ch, const char *name, int side, int role, const rlay
     ch->side = (uint8_t)side;
     ch->role = (uint8_t)role;
     ch->schema = schema;
-    int result = RLAY_OK;
-    if (schema) {
-        if (schema->fingerprint == 0)
-            return rlay__fail(ch, RLAY_E_SCHEMA, "channel %s: the schema is not complete (%s)", name,
-                    schema->code < 0 ? schema->error : "rlay_schema_end() was not called");
-        memcpy(ch->fields, schema->fields, sizeof ch->fields);
-        ch->field_count = schema->field_count;
-        ch->request_size = schema->request_size;
-        ch->reply_size = schema->reply_size;
-        result = rlay__layout_bind(ch);
-    }
+    int result = rlay__strategy_choose(ch);
+    if (result == RLAY_OK && schema) result = rlay__schema_adopt(ch, schema);
     if (result == RLAY_OK) result = rlay__root_open(ch);
     if (result == RLAY_OK && (result = rlay__peer_lock_open(ch)) > 0) result = RLAY_OK;
     if (result == RLAY_OK && side == RLAY_SIDE_SERVER) {
@@ -1536,7 +1631,7 @@ static int rlay__fail_timeout(rlay_channel *ch, int64_t timeout_ns) {
 
 /* As rlay_poll(), but wait: until something is there, an error, or `timeout_ns` is over. RLAY_FOREVER: no deadline. */
 int rlay_wait(rlay_channel *ch, int64_t timeout_ns) {
-    uint64_t deadline = UINT64_MAX;
+    uint64_t deadline = UINT64_MAX, nap = RLAY_NAP_MIN_NS;
     for (;;) {
         if (ch->control && !ch->our_turn) rlay__turn_spin(ch);
         int result = rlay_poll(ch);
@@ -1548,7 +1643,7 @@ int rlay_wait(rlay_channel *ch, int64_t timeout_ns) {
         uint64_t due = ch->phase == RLAY__SEEKING ? ch->seek_at_ns : ch->probe_at_ns;
         uint64_t slice = due > now && due - now < RLAY_SLICE_NS ? due - now : RLAY_SLICE_NS;
         if (slice > deadline - now) slice = deadline - now;
-        if (ch->control) rlay__turn_sleep(ch, slice);
+        if (ch->control) rlay__turn_pause(ch, slice, &nap);
         else if (ch->phase == RLAY__SEEKING) rlay__sleep_ns(slice);
     }
 }
@@ -1635,6 +1730,8 @@ int rlay_reply(rlay_channel *ch) { return rlay__reply_send(ch, RLAY_OK); }
 
 /* Reply to STEP. */
 int rlay_reply_step(rlay_channel *ch, double reward, int terminated, int truncated) {
+    if (ch->lanes) return rlay__fail(ch, RLAY_E_LOCAL_PROTOCOL, "channel %s has %u lanes: write reward, terminated "
+            "and truncated of each, and call rlay_reply_lanes()", ch->name, (unsigned)ch->lanes);
     if (ch->data && ch->our_turn) {
         memcpy(rlay__row_data(ch, ch->reward), &reward, sizeof reward);
         *rlay__row_data(ch, ch->terminated) = terminated != 0;
@@ -1654,6 +1751,30 @@ int rlay_reply_render(rlay_channel *ch, uint32_t height, uint32_t width, uint32_
     void *at = rlay_data(ch, RLAY_RECORD_REPLY, "frame#shape");
     if (size == 0) memset(shape, 0, sizeof shape);
     if (at && ch->our_turn) memcpy(at, shape, sizeof shape);
+    return rlay__reply_send(ch, RLAY_OK);
+}
+
+/* 1: this request concerns the lane. */
+int rlay_lane_acts(const rlay_channel *ch, uint32_t lane) {
+    return ch->data && lane < ch->lanes && rlay__row_data(ch, ch->mask)[lane] != 0;
+}
+
+/* 1 and the seed of this lane: its own, else the one for all counted on from lane 0. 0: the agent gave none. */
+int rlay_lane_seed(const rlay_channel *ch, uint32_t lane, uint64_t *seed) {
+    if (!ch->data || lane >= ch->lanes) return 0;
+    if (rlay__row_data(ch, ch->lane_seed_present)[lane] == 0) {
+        if (!rlay_seed(ch, seed)) return 0;
+        *seed += lane;
+        return 1;
+    }
+    *seed = rlay__get_u64(rlay__row_data(ch, ch->lane_seed) + 8 * (size_t)lane);
+    return 1;
+}
+
+/* Reply to RESET or STEP of lanes: the fields of the lanes that act are written. */
+int rlay_reply_lanes(rlay_channel *ch) {
+    if (ch->lanes == 0) return rlay__fail(ch, RLAY_E_LOCAL_PROTOCOL, "channel %s has no lanes; set `lanes` in the "
+            "schema's config, or call rlay_reply_step()", ch->name);
     return rlay__reply_send(ch, RLAY_OK);
 }
 
@@ -2049,6 +2170,7 @@ static void rlay__row_add(rlay_schema *s, const char *name, int record, int dtyp
     field->record = (uint8_t)record;
     field->dtype = (uint8_t)dtype;
     field->group = (uint16_t)group;
+    field->lanes = group == RLAY_GROUP_NONE ? 0 : s->config.lanes;
     field->ndim = (uint8_t)ndim;
     for (uint32_t i = 0; i < ndim; i++) field->shape[i] = shape[i];
     s->field_count++;
@@ -2229,6 +2351,15 @@ int rlay_schema_key(rlay_schema *s, const char *key) {
     return s->code;
 }
 
+static void rlay__autoreset_check(rlay_schema *s) {
+    const char *mode = s->config.autoreset ? s->config.autoreset : "disabled";
+    s->config.autoreset = mode;
+    if (strcmp(mode, "disabled") == 0) return;
+    if (strcmp(mode, "next_step") != 0 && strcmp(mode, "same_step") != 0) rlay__schema_fail(s, RLAY_E_SCHEMA,
+            "autoreset '%.40s': use one of disabled, next_step, same_step", mode);
+    else if (s->config.lanes == 0) rlay__schema_fail(s, RLAY_E_SCHEMA, "autoreset '%s' needs lanes", mode);
+}
+
 /* Begin a schema. The first error stays: checking rlay_schema_end() is enough. */
 int rlay_schema_begin(rlay_schema *s, const rlay_schema_config *config) {
     memset(s, 0, offsetof(rlay_schema, fields));
@@ -2237,6 +2368,7 @@ int rlay_schema_begin(rlay_schema *s, const rlay_schema_config *config) {
     if (s->config.request_body == 0) s->config.request_body = 65536;
     if (s->config.reply_body == 0) s->config.reply_body = 65536;
     s->section = RLAY__BEGUN;
+    rlay__autoreset_check(s);
     if (s->config.request_body > RLAY_BODY_MAX || s->config.reply_body > RLAY_BODY_MAX ||
             s->config.frame > RLAY_BODY_MAX) rlay__schema_fail(s, RLAY_E_LAYOUT, "a body or frame has at most 2^30 "
             "bytes");
@@ -2264,6 +2396,21 @@ int rlay_schema_begin(rlay_schema *s, const rlay_schema_config *config) {
     return s->code;
 }
 
+/* The action is complete: the rest of the request's rows, and the first of the reply's. */
+static void rlay__request_complete(rlay_schema *s) {
+    if (s->config.lanes) {
+        rlay__row_add(s, "mask", RLAY_RECORD_REQUEST, RLAY_DTYPE_UINT8, 0, 0, NULL);
+        rlay__row_add(s, "lane_seed", RLAY_RECORD_REQUEST, RLAY_DTYPE_UINT64, 0, 0, NULL);
+        rlay__row_add(s, "lane_seed#present", RLAY_RECORD_REQUEST, RLAY_DTYPE_UINT8, 0, 0, NULL);
+    }
+    rlay__row_add(s, "body", RLAY_RECORD_REQUEST, RLAY_DTYPE_UINT8, RLAY_GROUP_NONE, 1, &s->config.request_body);
+    rlay__row_add(s, "reward", RLAY_RECORD_REPLY, RLAY_DTYPE_FLOAT64, 0, 0, NULL);
+    rlay__row_add(s, "terminated", RLAY_RECORD_REPLY, RLAY_DTYPE_UINT8, 0, 0, NULL);
+    rlay__row_add(s, "truncated", RLAY_RECORD_REPLY, RLAY_DTYPE_UINT8, 0, 0, NULL);
+    s->request_end = s->insert;
+    rlay__jsonf(s, ",\"agents\":false,\"autoreset\":\"%s\",\"info\":{", s->config.autoreset);
+}
+
 /* Move on to `section`; the space before must be complete. */
 static int rlay__section(rlay_schema *s, uint32_t section, const char *path) {
     if (s->code < 0) return s->code;
@@ -2274,14 +2421,7 @@ static int rlay__section(rlay_schema *s, uint32_t section, const char *path) {
     if (!forward || skips || !complete)
         return rlay__schema_fail(s, RLAY_E_SCHEMA, "the order is: action, a space; infos, a space each; observation, "
                 "a space; end");
-    if (s->section == RLAY__IN_ACTION && section > RLAY__IN_ACTION) { /* the request is complete, the reply begins */
-        rlay__row_add(s, "body", RLAY_RECORD_REQUEST, RLAY_DTYPE_UINT8, RLAY_GROUP_NONE, 1, &s->config.request_body);
-        rlay__row_add(s, "reward", RLAY_RECORD_REPLY, RLAY_DTYPE_FLOAT64, 0, 0, NULL);
-        rlay__row_add(s, "terminated", RLAY_RECORD_REPLY, RLAY_DTYPE_UINT8, 0, 0, NULL);
-        rlay__row_add(s, "truncated", RLAY_RECORD_REPLY, RLAY_DTYPE_UINT8, 0, 0, NULL);
-        s->request_end = s->insert;
-        rlay__json(s, ",\"agents\":false,\"autoreset\":\"disabled\",\"info\":{");
-    }
+    if (s->section == RLAY__IN_ACTION && section > RLAY__IN_ACTION) rlay__request_complete(s);
     s->section = section;
     s->space_count = 0;
     rlay__path_cut(s, 0);
@@ -2313,9 +2453,20 @@ int rlay_schema_info(rlay_schema *s, const char *key) {
 /* The next space is the observation. */
 int rlay_schema_observation(rlay_schema *s) {
     if (rlay__section(s, RLAY__IN_OBSERVATION, "observation") < 0) return s->code;
-    rlay__json(s, "},\"lanes\":0,\"name\":\"default\",\"observation\":");
+    rlay__jsonf(s, "},\"lanes\":%lu,\"name\":\"default\",\"observation\":", (unsigned long)s->config.lanes);
     s->insert = s->request_end; /* before the infos */
     return s->code;
+}
+
+/* Autoreset in the same step: the last observation of the episode that ended, row by row as the observation. */
+static void rlay__final_observation_add(rlay_schema *s, uint32_t first, uint32_t end) {
+    rlay__row_add(s, "final_observation#present", RLAY_RECORD_REPLY, RLAY_DTYPE_UINT8, 0, 0, NULL);
+    for (uint32_t i = first; i < end; i++) {
+        char name[RLAY_FIELD_NAME_MAX + 16];
+        rlay_field like = s->fields[i];
+        snprintf(name, sizeof name, "final_%s", like.name);
+        rlay__row_add(s, name, RLAY_RECORD_REPLY, like.dtype, 0, like.ndim, like.shape);
+    }
 }
 
 /* Complete the schema: rest of the rows, offsets, fingerprint. RLAY_OK, or the first error of all calls (s->error). */
@@ -2324,7 +2475,10 @@ int rlay_schema_end(rlay_schema *s) {
     uint64_t cursor[2] = {RLAY_PREFIX_SIZE, RLAY_PREFIX_SIZE};
     if (rlay__section(s, RLAY__COMPLETE, "") < 0) return s->code;
     rlay__json(s, "}],\"schema\":1}");
+    uint32_t observation_end = s->insert; /* its rows begin at request_end */
     s->insert = s->field_count;
+    if (strcmp(s->config.autoreset, "same_step") == 0) rlay__final_observation_add(s, s->request_end,
+            observation_end);
     if (s->config.frame) {
         rlay__row_add(s, "frame#shape", RLAY_RECORD_REPLY, RLAY_DTYPE_UINT32, RLAY_GROUP_NONE, 1, &three);
         rlay__row_add(s, "frame", RLAY_RECORD_REPLY, RLAY_DTYPE_UINT8, RLAY_GROUP_NONE, 1, &s->config.frame);
