@@ -15,15 +15,9 @@ from gymnasium.vector import AutoresetMode
 from rlay.envs.launch import Launcher
 from rlay.envs.make import reference, write_job
 from rlay.envs.vector_env import VectorEnv
+from rlay.envs.vector_pool import usable_cores
 from rlay.errors import LocalProtocolError
 from rlay.protocol.spaces import Capacities
-
-
-def usable_cores() -> int:
-    """Return how many processors this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def split(lanes: int, workers: int) -> list[int]:
@@ -72,7 +66,8 @@ def make_vec(
         request_body: see ``VectorBackend``.
         reply_body: see ``VectorBackend``.
         frame_capacity: see ``VectorBackend``.
-        wait: how both sides wait for the turn; as of ``ClientEnv``.
+        wait: how both sides wait for the turn; as of ``ClientEnv``. Left out, this side
+            does not spin when there are as many workers as cores.
         **kwargs: for each environment.
 
     Raises:

@@ -60,7 +60,8 @@ class RemoteVector(gymnasium.vector.VectorEnv[Any, Any, np.ndarray]):
             observation_space: if given, that of each lane must be the same.
             action_space: if given, that of each lane must be the same.
             launchers: of the workers' processes, if this end starts them; one a channel.
-            wait: how to wait for the turn; as of ``ClientEnv``.
+            wait: how to wait for the turn; as of ``ClientEnv``. Left out, we do not spin
+                when there are as many workers as cores.
 
         Raises:
             ChannelNotFoundError: no live server appeared.

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import os
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -57,6 +58,20 @@ class _Gathering:
     errors: dict[int, Exception] = dataclasses.field(default_factory=dict)
 
 
+def usable_cores() -> int:
+    """Return how many processors this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _wait_for(workers: int, wait: str | None) -> str | None:
+    """Return how the agent waits: on a core that its workers need, it must not spin."""
+    if wait is None and not os.environ.get("RLAY_WAIT") and workers >= usable_cores():
+        return "block"
+    return wait
+
+
 def _names(workers: Sequence[Worker]) -> str:
     return ", ".join(map(str, workers))
 
@@ -95,6 +110,7 @@ class Pool:
         self._flying: dict[Worker, Which] = {}
         self._late_errors: list[RlayError] = []
         self.workers: list[Worker] = []
+        wait = _wait_for(len(channels), wait)
         try:
             for index, channel in enumerate(channels):
                 launcher = launchers[index] if launchers else None
