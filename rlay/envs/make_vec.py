@@ -15,7 +15,7 @@ from gymnasium.vector import AutoresetMode
 from rlay.envs.launch import Launcher
 from rlay.envs.make import reference, write_job
 from rlay.envs.vector_env import VectorEnv
-from rlay.envs.vector_pool import usable_cores
+from rlay.envs.vector_pool import usable_cores, wait_among
 from rlay.errors import LocalProtocolError
 from rlay.protocol.spaces import Capacities
 
@@ -66,8 +66,8 @@ def make_vec(
         request_body: see ``VectorBackend``.
         reply_body: see ``VectorBackend``.
         frame_capacity: see ``VectorBackend``.
-        wait: how both sides wait for the turn; as of ``ClientEnv``. Left out, this side
-            does not spin when there are as many workers as cores.
+        wait: how both sides wait for the turn; as of ``ClientEnv``. Left out, nobody
+            spins when there are as many workers as cores.
         **kwargs: for each environment.
 
     Raises:
@@ -86,16 +86,21 @@ def make_vec(
         "request_body": request_body,
         "reply_body": reply_body,
         "frame_capacity": frame_capacity,
-        "wait": wait,
     }
     options = {key: value for key, value in options.items() if value is not None}
+    sizes = split(num_envs, workers or min(num_envs, usable_cores()))
+    hosting = {
+        **options,
+        "attach_timeout": attach_timeout,
+        "autoreset_mode": mode.value,
+        "wait": wait_among(len(sizes), wait),
+    }
     job = {
         "env": reference(env) if python else env,
         "kwargs": kwargs,
-        "options": {**options, "attach_timeout": attach_timeout, "autoreset_mode": mode.value},
+        "options": hosting,
         "mode": "VectorEnv",
     }
-    sizes = split(num_envs, workers or min(num_envs, usable_cores()))
     launchers = _launchers(job, sizes, python)
     channels = [launcher.channel for launcher in launchers]
     made = VectorEnv(
@@ -112,6 +117,7 @@ def make_vec(
             "num_envs": num_envs,
             "workers": workers,
             "python": python,
+            "wait": wait,
         }
         again |= {"autoreset_mode": mode.value, **options}
         again = {key: value for key, value in again.items() if value is not None}

@@ -65,8 +65,11 @@ def usable_cores() -> int:
     return os.cpu_count() or 1
 
 
-def _wait_for(workers: int, wait: str | None) -> str | None:
-    """Return how the agent waits: on a core that its workers need, it must not spin."""
+def wait_among(workers: int, wait: str | None) -> str | None:
+    """Return how the agent and its workers wait, unless somebody said.
+
+    With as many workers as cores every spin is on a core that another of them needs.
+    """
     if wait is None and not os.environ.get("RLAY_WAIT") and workers >= usable_cores():
         return "block"
     return wait
@@ -110,7 +113,7 @@ class Pool:
         self._flying: dict[Worker, Which] = {}
         self._late_errors: list[RlayError] = []
         self.workers: list[Worker] = []
-        wait = _wait_for(len(channels), wait)
+        wait = wait_among(len(channels), wait)
         try:
             for index, channel in enumerate(channels):
                 launcher = launchers[index] if launchers else None
