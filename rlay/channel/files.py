@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import getpass
 import mmap
 import os
 import pathlib
@@ -43,6 +42,8 @@ def root() -> pathlib.Path:
     elif hasattr(os, "getuid") and os.path.isdir("/dev/shm"):
         path = pathlib.Path(f"/dev/shm/rlay-{os.getuid()}")
     else:
+        import getpass  # only where there is no /dev/shm: it takes milliseconds
+
         path = pathlib.Path(tempfile.gettempdir()) / f"rlay-{getpass.getuser()}"
     remedy = "set RLAY_DIR to a private directory of your own"
     try:

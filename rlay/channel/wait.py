@@ -96,7 +96,6 @@ class Backoff(WaitStrategy):
 
     alias = "backoff"
     _SHORTEST_NAP_NS = 50_000
-    _LONGEST_FIRST_NAP_NS = 1_000_000
     #: A side that waits for long wakes up a hundred times a second.
     _LONGEST_NAP_NS = 10_000_000
 
@@ -109,8 +108,8 @@ class Backoff(WaitStrategy):
         self.nap_ns = min(self._LONGEST_NAP_NS, self.nap_ns * 2)
 
     def learn(self, waited_ns: int) -> None:
-        """Begin the next wait with a nap of half the last one, within bounds."""
-        self.nap_ns = min(self._LONGEST_FIRST_NAP_NS, max(self._SHORTEST_NAP_NS, waited_ns // 2))
+        """Begin the next wait with the shortest nap again."""
+        self.nap_ns = self._SHORTEST_NAP_NS
 
 
 class Adaptive(WaitStrategy):

@@ -12,7 +12,6 @@ import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
-import cloudpickle
 import gymnasium
 
 from rlay.envs.client_env import ClientEnv
@@ -56,6 +55,8 @@ def write_job(job: Mapping[str, Any], *, portable: bool) -> Callable[[], int]:
                 f"with python= every argument must be JSON (a dtype name, not a Space): {error}"
             ) from None
     else:
+        import cloudpickle  # only here, and it takes milliseconds
+
         # Two pickles: the path must be in place before the inner one imports its modules.
         inner = cloudpickle.dumps({key: job[key] for key in ("env", "kwargs", "options")})
         outer = {"mode": job["mode"], "channel": job["channel"], "path": sys.path}

@@ -126,7 +126,7 @@ def test_an_empty_setting_means_the_default(monkeypatch: pytest.MonkeyPatch) -> 
         shared = files.root()
         patch.setattr(files.os.path, "isdir", lambda path: False)
         patch.setattr(files.tempfile, "gettempdir", lambda: "/somewhere")
-        patch.setattr(files.getpass, "getuser", lambda: "me")
+        patch.setattr("getpass.getuser", lambda: "me")
         temporary = files.root()
     assert str(shared) == f"/dev/shm/rlay-{os.getuid()}"
     assert str(temporary) == "/somewhere/rlay-me"
