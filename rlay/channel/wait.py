@@ -104,8 +104,8 @@ class Backoff(WaitStrategy):
         self.nap_ns = self._SHORTEST_NAP_NS
 
     def lengthen(self) -> None:
-        """Double the nap."""
-        self.nap_ns = min(self._LONGEST_NAP_NS, self.nap_ns * 2)
+        """Nap an eighth longer: doubling would oversleep as long as the wait has lasted."""
+        self.nap_ns = min(self._LONGEST_NAP_NS, self.nap_ns * 9 // 8)
 
     def learn(self, waited_ns: int) -> None:
         """Begin the next wait with the shortest nap again."""
