@@ -18,6 +18,7 @@ from rlay.protocol.spaces import (
     Description,
     describe,
     describe_info,
+    refuse_unknown,
     space_from,
     unused_capacities,
 )
@@ -268,6 +269,7 @@ def _group_from(d: Any, location: str) -> Group:
         raise SchemaError(f"{location}/autoreset", f"not one of {c.AUTORESET_MODES}")
     if not 0 <= values["lanes"] < 1 << 32:
         raise SchemaError(f"{location}/lanes", f"{values['lanes']} is not a count")
+    refuse_unknown(d, {*_CHECKS, "action", "observation", "info"}, location)
     for key in ("action", "observation"):
         values[key] = _member(d, key, location)
         space_from(values[key], f"{location}/{key}")
@@ -286,6 +288,7 @@ def _env_from(d: Any) -> EnvFacts:
         "max_episode_steps": (int, none),
         "reward_threshold": (int, float, none),
     }
+    refuse_unknown(_require(d, "env", dict), kinds, "env")
     return EnvFacts(
         **{k: _require(_member(d, k, "env"), f"env/{k}", *kind) for k, kind in kinds.items()}
     )
@@ -308,7 +311,9 @@ def read_schema(data: bytes) -> Schema:
     groups = _require(_member(d, "groups", ""), "groups", list)
     if not groups:
         raise SchemaError("groups", "there is no group")
-    body = _member(d, "body", "")
+    body = _require(_member(d, "body", ""), "body", dict)
+    refuse_unknown(d, ("schema", "groups", "body", "env", "frame"), "")
+    refuse_unknown(body, ("request", "reply"), "body")
     try:
         parsed = tuple(_group_from(g, f"groups/{i}") for i, g in enumerate(groups))
     except RecursionError:

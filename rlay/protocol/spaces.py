@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -341,6 +341,33 @@ _BUILDERS: dict[str, Callable[[Description, str], spaces.Space[Any]]] = {
 }
 
 
+_KEYS: dict[str, frozenset[str]] = {
+    kind: frozenset({"type", *keys.split()})
+    for kind, keys in {
+        "Box": "dtype shape low high",
+        "Discrete": "dtype n start",
+        "MultiDiscrete": "dtype shape nvec start",
+        "MultiBinary": "shape",
+        "Text": "charset min_length max_length",
+        "Dict": "spaces",
+        "Tuple": "spaces",
+        "OneOf": "spaces",
+        "Sequence": "space stack capacity",
+        "Graph": "node edge nodes edges",
+    }.items()
+}
+
+
+def refuse_unknown(found: Mapping[str, Any], known: Collection[str], location: str) -> None:
+    """Refuse keys of a later version: what they mean cannot be guessed (PROTOCOL.md §20).
+
+    Raises:
+        SchemaError: names the first one.
+    """
+    if unknown := sorted(found.keys() - known):
+        raise SchemaError(f"{location}/{unknown[0]}".lstrip("/"), "unknown key")
+
+
 def space_from(description: Any, location: str) -> spaces.Space[Any]:
     """Build the space a description stands for.
 
@@ -354,6 +381,7 @@ def space_from(description: Any, location: str) -> spaces.Space[Any]:
     kind = description.get("type") if isinstance(description, dict) else None
     if not isinstance(kind, str) or kind not in _BUILDERS:
         raise SchemaError(location, f"{kind!r} is no space type of {sorted(_BUILDERS)}")
+    refuse_unknown(description, _KEYS[kind], location)
     if kind not in ("Dict", "Tuple", "OneOf", "Text", "Sequence", "Graph", "MultiBinary"):
         dtype = description.get("dtype")
         if not isinstance(dtype, str) or dtype not in DTYPE_CODES:

@@ -386,3 +386,20 @@ def test_defaults_of_a_group() -> None:
     group = Group({"type": "MultiBinary", "shape": [1]}, {"type": "MultiBinary", "shape": [1]})
     assert (group.lanes, group.agents, group.autoreset) == (0, False, "disabled")
     assert group.info == {}
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["", "body", "env", "groups/0", "groups/0/action", "groups/0/observation"],
+    ids=lambda path: path or "top",
+)
+def test_a_key_of_a_later_version_is_refused(path: str) -> None:
+    d = json.loads(describe_env(spaces.Discrete(3), spaces.Box(-1, 1, (2,))).to_json())
+    assert read_schema(json.dumps(d).encode())
+    found = d
+    for key in filter(None, path.split("/")):
+        found = found[int(key)] if key.isdigit() else found[key]
+    found["later"] = 1
+    with pytest.raises(SchemaError, match="unknown key") as caught:
+        read_schema(json.dumps(d).encode())
+    assert caught.value.location == f"{path}/later".lstrip("/")
