@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import abc
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
 import gymnasium
@@ -30,8 +30,6 @@ from rlay.session import Session
 
 #: How long ``close()`` waits for the environment's acknowledgement, seconds.
 _CLOSE_TIMEOUT = 2.0
-
-AGENT_FEATURES = Feature.RENDER | Feature.CALL
 
 
 def check_spaces(schema: Schema, expected: Mapping[str, Any]) -> None:
@@ -75,19 +73,39 @@ class RemoteEnv(gymnasium.Env[Any, Any], abc.ABC):
         self,
         channel: str,
         *,
-        timeout: float | None,
-        attach_timeout: float | None,
-        copy: bool,
-        render_mode: str | None,
-        observation_space: gymnasium.Space[Any] | None,
-        action_space: gymnasium.Space[Any] | None,
+        timeout: float | None = 60.0,
+        attach_timeout: float | None = 60.0,
+        copy: bool = True,
+        render_mode: str | None = None,
+        observation_space: gymnasium.Space[Any] | None = None,
+        action_space: gymnasium.Space[Any] | None = None,
         launcher: Launcher | None = None,
         wait: str | None = None,
     ) -> None:
-        """Keep the settings; the subclass then attaches."""
+        """Attach to the environment, or wait until it attaches; either may start first.
+
+        Args:
+            channel: name of the channel.
+            timeout: seconds each later call waits; None waits while the peer lives.
+            attach_timeout: seconds to wait for the peer, here and after a lost one.
+            copy: if False, observations are read-only views into the mapped record that
+                change with the next request: copy what you keep.
+            render_mode: if given, the environment's must be the same.
+            observation_space: if given, the environment's must be the same.
+            action_space: if given, the environment's must be the same.
+            launcher: of the environment's process, if this end starts it.
+            wait: how to wait for the turn: ``adaptive``, ``spin``, ``backoff`` or
+                ``block``; left out, the environment variable RLAY_WAIT, else ``adaptive``.
+
+        Raises:
+            ChannelBusyError: another process has this side of the channel; tells who.
+            ChannelNotFoundError: no live server appeared (``ClientEnv``).
+            ChannelTimeoutError: no game attached; one that was rejected is its cause
+                (``ServerEnv``).
+            LayoutMismatchError: the spaces are not the ones expected.
+        """
         self.channel = channel
         self.timeout = timeout
-        self._wait = wait
         self.attach_timeout = attach_timeout
         self._copy = copy
         self._launcher = launcher
@@ -96,6 +114,23 @@ class RemoteEnv(gymnasium.Env[Any, Any], abc.ABC):
         self._fresh = False
         self._schema: Schema | None = None
         self._closed = False
+        self._new_session, self._release = self._connect(
+            features=Feature.RENDER | Feature.CALL,
+            accepts=self._accepts,
+            starting=self._starting,
+            wait=wait,
+        )
+        try:
+            self._open(attach_timeout)
+        except BaseException:
+            self._release()
+            raise
+
+    @abc.abstractmethod
+    def _connect(
+        self, **settings: Any
+    ) -> tuple[Callable[[float | None], Session], Callable[[], None]]:
+        """Open this side's endpoint; return how to get a session, and how to close it."""
 
     @property
     def timeout(self) -> float | None:
@@ -106,14 +141,6 @@ class RemoteEnv(gymnasium.Env[Any, Any], abc.ABC):
     def timeout(self, seconds: float | None) -> None:
         self._timeout = seconds
         self._slice_ns = Deadline(seconds).slice_ns()
-
-    @abc.abstractmethod
-    def _new_session(self, timeout: float | None) -> Session:
-        """Attach to a peer, or wait for one to attach."""
-
-    @abc.abstractmethod
-    def _release(self) -> None:
-        """Close the endpoint."""
 
     def _accepts(self, schema: Schema) -> None:
         """Refuse an environment that is not the one expected, or not the one we had."""
