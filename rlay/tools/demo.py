@@ -14,10 +14,16 @@ GAME = CHECKOUT / "ports" / "reference_c" / "build" / "cartpole_env"
 PLOT = Path("cartpole_learning_curve.png")
 
 
+def _seed(text: str) -> int:
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r} is no integer from 0 up")
+    return int(text)
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
     parser.epilog = "example: rlay demo --seed 3 --plot curve.png"
-    parser.add_argument("--seed", metavar="N", type=int, default=1, help="default: 1")
+    parser.add_argument("--seed", metavar="N", type=_seed, default=1, help="default: 1")
     parser.add_argument(
         "--plot", metavar="PATH", type=Path, default=PLOT, help=f"learning curve (default: {PLOT})"
     )

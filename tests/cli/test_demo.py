@@ -102,3 +102,10 @@ def test_a_plot_without_a_directory_is_refused_before_training(
     assert code == cli.FAILED
     assert str(curve.parent) in capsys.readouterr().err
     assert not example.with_suffix(".txt").exists()
+
+
+def test_a_seed_is_no_negative_number(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        cli.main(["demo", "--seed", "-1"])
+    assert caught.value.code == 2
+    assert "'-1' is no integer from 0 up" in capsys.readouterr().err
