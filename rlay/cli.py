@@ -22,7 +22,7 @@ _TOOLS = {
     "demo": "train CartPole in another process, then play a game written in C",
 }
 
-OK, FAILED, USAGE, UNAVAILABLE = 0, 1, 2, 3
+FAILED, UNAVAILABLE = 1, 3
 
 
 def _parser(chosen: str | None) -> argparse.ArgumentParser:

@@ -131,35 +131,12 @@ def check_replaceable(path: pathlib.Path) -> None:
         check_regular(path, os.lstat(path))
 
 
-def open_existing(path: pathlib.Path) -> int:
-    """Open a file of the channel for reading and writing, and check what it is.
-
-    Returns:
-        A descriptor the caller must close.
-
-    Raises:
-        FileNotFoundError: there is none.
-        UnsafePathError: it is a link, FIFO, directory, or another user's.
-    """
+def _open(path: pathlib.Path, flags: int) -> int:
+    """Open a file of the channel and check what it is; the caller must close it."""
     try:
-        descriptor = os.open(path, os.O_RDWR | _NOFOLLOW | _NONBLOCK)
+        descriptor = os.open(path, flags | _NOFOLLOW | _NONBLOCK, 0o600)
     except FileNotFoundError:
         raise
-    except OSError as error:
-        check_regular(path, os.lstat(path))
-        raise ChannelError(f"{path} cannot be opened: {error.strerror}") from None
-    try:
-        check_regular(path, os.fstat(descriptor))
-    except BaseException:
-        os.close(descriptor)
-        raise
-    return descriptor
-
-
-def open_lock_file(path: pathlib.Path) -> int:
-    """Open a lock file, creating it if missing; never truncates, never follows a link."""
-    try:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | _NOFOLLOW | _NONBLOCK, 0o600)
     except OSError as error:
         if os.path.lexists(path):
             check_regular(path, os.lstat(path))
@@ -170,6 +147,27 @@ def open_lock_file(path: pathlib.Path) -> int:
         os.close(descriptor)
         raise
     return descriptor
+
+
+def open_existing(path: pathlib.Path, *, writable: bool = True) -> int:
+    """Open a file of the channel, and check what it is.
+
+    Returns:
+        A descriptor the caller must close.
+
+    Raises:
+        FileNotFoundError: there is none.
+        UnsafePathError: it is a link, FIFO, directory, or another user's.
+    """
+    return _open(path, os.O_RDWR if writable else os.O_RDONLY)
+
+
+def open_lock_file(path: pathlib.Path) -> int:
+    """Open a lock file, creating it if missing; never truncates, never follows a link."""
+    try:
+        return _open(path, os.O_RDWR | os.O_CREAT)
+    except FileNotFoundError as error:
+        raise ChannelError(f"{path} cannot be opened: {error.strerror}") from None
 
 
 class Mapping:
@@ -255,7 +253,7 @@ def attach(path: pathlib.Path, *, writable: bool = True) -> Mapping:
         FileNotFoundError: there is none.
         UnsafePathError: it is not a private regular file of this user.
     """
-    return Mapping(path, open_existing(path), writable=writable)
+    return Mapping(path, open_existing(path, writable=writable), writable=writable)
 
 
 def unlink(path: pathlib.Path) -> None:

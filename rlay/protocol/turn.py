@@ -76,8 +76,6 @@ TABLE: tuple[tuple[State, Mover, Event, State], ...] = (
     (State.CLOSING, Role.ENV, Event.ERROR, State.ENDED),
 )
 
-#: The mover of each state is unique, so (state, event) decides everything.
-MOVER = {state: mover for state, mover, _, _ in TABLE}
 _NEXT: list[list[State | None]] = [[None] * len(Event) for _ in State]
 for _state, _mover, _event, _next in TABLE:
     _NEXT[_state][_event] = _next

@@ -8,7 +8,9 @@ import pytest
 
 from rlay.errors import LocalProtocolError, RemoteProtocolError
 from rlay.protocol.constants import Command, Role, Side
-from rlay.protocol.turn import MOVER, TABLE, Event, State, TurnMachine
+from rlay.protocol.turn import TABLE, Event, State, TurnMachine
+
+MOVER = {state: mover for state, mover, _, _ in TABLE}
 
 LISTED = {(state, event): following for state, _, event, following in TABLE}
 PAIRS = list(itertools.product(State, Event))

@@ -289,3 +289,17 @@ def test_a_replaced_file_is_noticed(channel_root: Path) -> None:
     assert not mapping.is_at(path)
     mapping.close()
     path.unlink()
+
+
+def test_looking_needs_no_right_to_write(monkeypatch: pytest.MonkeyPatch) -> None:
+    """``rlay inspect`` opens read-only, so it can change nothing."""
+    paths = files.Paths("unit")
+    files.create(paths.control, 8192).close()
+    flags: list[int] = []
+    original = os.open
+    monkeypatch.setattr(files.os, "open", lambda p, f, *a: flags.append(f) or original(p, f, *a))
+    files.attach(paths.control, writable=False).close()
+    files.attach(paths.control).close()
+    monkeypatch.undo()
+    files.unlink(paths.control)
+    assert [flag & os.O_ACCMODE for flag in flags] == [os.O_RDONLY, os.O_RDWR]
