@@ -13,8 +13,7 @@ STAMP := $(VENV)/installed
 build: $(STAMP) port
 
 # Installing again takes seconds, so it is done only when what decides it has changed.
-$(STAMP): setup.cfg setup.py pyproject.toml rlay/_atomics.c rlay/_atomics.h rlay/_exchange.c \
-		rlay/_version.py
+$(STAMP): setup.cfg setup.py pyproject.toml $(wildcard rlay/*.c rlay/*.h) rlay/_version.py
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[test]'
 	touch $@

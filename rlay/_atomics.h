@@ -42,19 +42,26 @@ static inline void relax(void)
 #endif
 }
 
+/* Shared by the files of this extension only, so that calls within one may be inlined. */
+#if defined(__GNUC__)
+#define INTERNAL __attribute__((visibility("hidden")))
+#else
+#define INTERNAL
+#endif
+
 enum waited { WAIT_SPUN, WAIT_SLEPT, WAIT_RAISED };
 
 /* Stores the turn and wakes its waiter, if one announced itself. */
-void rlay_hand_over(cell_t *cell, uint32_t value, cell_t *waiting);
+INTERNAL void rlay_hand_over(cell_t *cell, uint32_t value, cell_t *waiting);
 
 /* Waits while the word is `first`, GIL held on entry and exit. RAISED: a signal handler did. */
-enum waited rlay_wait_while(cell_t *cell, uint32_t first, cell_t *waiting, int64_t spin_ns,
-                            int64_t timeout_ns);
+INTERNAL enum waited rlay_wait_while(cell_t *cell, uint32_t first, cell_t *waiting, int64_t spin_ns,
+                                     int64_t timeout_ns);
 
-int64_t rlay_now_ns(void);
+INTERNAL int64_t rlay_now_ns(void);
 
 /* Adds the type Exchange to the module. */
-int rlay_add_exchange(PyObject *module);
+INTERNAL int rlay_add_exchange(PyObject *module);
 
 #define FUNCTION(name) ((PyCFunction)(void (*)(void))(name))
 #define SIGNATURE(text) text "\n--\n\n"

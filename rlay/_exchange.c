@@ -9,7 +9,7 @@
  * its shape come from that array's buffer and so from our own layout, never from the channel.
  */
 
-#include "_atomics.h"
+#include "_exchange.h"
 
 #include <stddef.h>
 #include <string.h>
@@ -19,40 +19,11 @@
 #define FIRST_LOOKS 40
 #define SHORTEST_SPIN_NS 1000
 
-/* The prefix of a record (PROTOCOL.md 7). */
-typedef struct {
-    uint64_t seq;
-    uint32_t command, status, body_size, reserved;
-    uint64_t session;
-} Prefix;
-
-/* A field we write: by memcpy or as an integer when the value is ordinary, else by its codec. */
-typedef struct {
-    Py_buffer view; /* .obj is NULL when only the codec knows the field */
-    bool integer;
-    PyObject *write;
-} Field;
-
-typedef struct {
-    PyObject_HEAD
-    Py_buffer control, ours, theirs; /* ours: the record that this side writes */
-    cell_t *turn, *our_waiting, *their_waiting;
-    cell_t unannounced; /* stands for our_waiting while we nap instead of asking to be woken */
-    unsigned int our_turn, their_turn, step;
-    unsigned long long session, seq;
-    long long spin_ns, longest_spin_ns, nap_ns;
-    Py_ssize_t reward_at, terminated_at, truncated_at;
-    Field written;
-    PyObject *read, *step_name;
-    Py_ssize_t pins; /* one for being open, one for each call in progress */
-    char armed, moved, calling, plain_info, open;
-} Exchange;
-
 /* ---- one value into one field */
 
 /* Both return 1 written, 0 not ordinary; neither leaves an exception behind. */
 
-static int write_integer(const Py_buffer *field, PyObject *value)
+int rlay_write_integer(void *field, Py_ssize_t size, char format, PyObject *value)
 {
     if (!PyIndex_Check(value) || PyFloat_Check(value))
         return 0;
@@ -64,14 +35,14 @@ static int write_integer(const Py_buffer *field, PyObject *value)
         PyErr_Clear();
         return 0;
     }
-    int bits = (int)field->itemsize * 8;
-    bool is_signed = strchr("bhilq", field->format[0]) != NULL;
+    int bits = (int)size * 8;
+    bool is_signed = strchr("bhilq", format) != NULL;
     if (is_signed && bits < 64 && (number < -(1LL << (bits - 1)) || number >= 1LL << (bits - 1)))
         return 0;
     if (!is_signed && (number < 0 || (bits < 64 && number >= 1LL << bits)))
         return 0;
     /* little-endian: the low bytes come first */
-    memcpy(field->buf, &number, (size_t)field->itemsize);
+    memcpy(field, &number, (size_t)size);
     return 1;
 }
 
@@ -96,7 +67,9 @@ static int write_array(const Py_buffer *field, PyObject *value)
 static int write_field(const Field *field, PyObject *value)
 {
     if (field->view.obj != NULL &&
-        (field->integer ? write_integer(&field->view, value) : write_array(&field->view, value)))
+        (field->integer ? rlay_write_integer(field->view.buf, field->view.itemsize,
+                                             field->view.format[0], value)
+                        : write_array(&field->view, value)))
         return 0;
     PyObject *done = PyObject_CallOneArg(field->write, value);
     Py_XDECREF(done);
@@ -105,7 +78,7 @@ static int write_field(const Field *field, PyObject *value)
 
 /* ---- the turn */
 
-static void send(Exchange *self)
+void rlay_send(Exchange *self)
 {
     Prefix *prefix = (Prefix *)self->ours.buf;
     prefix->seq = self->seq;
@@ -129,8 +102,7 @@ static void learn(Exchange *self, enum waited waited, int64_t took)
     }
 }
 
-/* 1 the turn is ours, 0 it is not after one slice, -1 a signal handler raised. */
-static int await_turn(Exchange *self, int64_t slice_ns)
+int rlay_await_turn(Exchange *self, int64_t slice_ns)
 {
     if (self->spin_ns > 0)
         for (int i = 0; i < FIRST_LOOKS; i++) {
@@ -154,11 +126,12 @@ static int await_turn(Exchange *self, int64_t slice_ns)
     return 1;
 }
 
-static bool is_ordinary(const Exchange *self, uint64_t seq, Prefix *copy)
+bool rlay_is_ordinary(const Exchange *self, uint64_t seq)
 {
-    memcpy(copy, self->theirs.buf, sizeof *copy);
-    return copy->seq == seq && copy->command == self->step && copy->status == 0 &&
-           copy->body_size == 0 && copy->session == self->session;
+    Prefix copy;
+    memcpy(&copy, self->theirs.buf, sizeof copy);
+    return copy.seq == seq && copy.command == self->step && copy.status == 0 &&
+           copy.body_size == 0 && copy.session == self->session;
 }
 
 /* ---- the agent's step */
@@ -193,8 +166,7 @@ static PyObject *read_result(Exchange *self)
     return result;
 }
 
-/* While a call is in progress the memory stays mapped, though somebody releases us. */
-static bool pin(Exchange *self)
+bool rlay_pin(Exchange *self)
 {
     if (self->open)
         self->pins++;
@@ -203,9 +175,11 @@ static bool pin(Exchange *self)
     return self->open;
 }
 
-static PyObject *unpin(Exchange *self, PyObject *result)
+PyObject *rlay_unpin(Exchange *self, PyObject *result)
 {
     if (--self->pins == 0) {
+        if (self->freed != NULL)
+            self->freed(self);
         PyBuffer_Release(&self->written.view);
         Py_CLEAR(self->written.write);
         Py_CLEAR(self->read);
@@ -217,7 +191,7 @@ static PyObject *unpin(Exchange *self, PyObject *result)
     return result;
 }
 
-static bool as_arguments(PyObject *const *args, Py_ssize_t count, long long *slice_ns)
+bool rlay_as_arguments(PyObject *const *args, Py_ssize_t count, long long *slice_ns)
 {
     if (count != 2) {
         PyErr_Format(PyExc_TypeError, "2 arguments expected, %zd given", count);
@@ -229,19 +203,18 @@ static bool as_arguments(PyObject *const *args, Py_ssize_t count, long long *sli
 
 static PyObject *step(Exchange *self, PyObject *action, int64_t slice_ns)
 {
-    Prefix prefix;
     if (write_field(&self->written, action) < 0)
         return NULL;
     self->seq++;
     self->armed = 0;
     self->moved = 1;
-    send(self);
-    int turn = await_turn(self, slice_ns);
+    rlay_send(self);
+    int turn = rlay_await_turn(self, slice_ns);
     if (turn < 0)
         return NULL;
     if (turn == 0)
         Py_RETURN_NONE;
-    if (!self->open || !self->plain_info || !is_ordinary(self, self->seq, &prefix))
+    if (!self->open || !self->plain_info || !rlay_is_ordinary(self, self->seq))
         Py_RETURN_TRUE;
     PyObject *result = read_result(self);
     self->armed = result != NULL;
@@ -255,16 +228,16 @@ static PyObject *Exchange_step(Exchange *self, PyObject *const *args, Py_ssize_t
     long long slice_ns;
     if (!self->armed)
         Py_RETURN_NOTIMPLEMENTED;
-    if (!as_arguments(args, count, &slice_ns) || !pin(self))
+    if (!rlay_as_arguments(args, count, &slice_ns) || !rlay_pin(self))
         return NULL;
-    return unpin(self, step(self, args[0], slice_ns));
+    return rlay_unpin(self, step(self, args[0], slice_ns));
 }
 
 /* ---- the environment's steps */
 
-static bool is_plain(const Exchange *self, PyObject *result)
+bool rlay_is_plain(PyObject *result)
 {
-    if (!self->plain_info || !PyTuple_CheckExact(result) || PyTuple_GET_SIZE(result) != 5)
+    if (!PyTuple_CheckExact(result) || PyTuple_GET_SIZE(result) != 5)
         return false;
     PyObject *info = PyTuple_GET_ITEM(result, 4);
     return PyFloat_Check(PyTuple_GET_ITEM(result, 1)) &&
@@ -286,14 +259,13 @@ static int write_result(Exchange *self, PyObject *result)
 
 static PyObject *serve(Exchange *self, PyObject *environment, int64_t slice_ns)
 {
-    Prefix prefix;
     while (PyErr_CheckSignals() == 0) {
-        int turn = await_turn(self, slice_ns);
+        int turn = rlay_await_turn(self, slice_ns);
         if (turn < 0)
             return NULL;
         if (turn == 0)
             Py_RETURN_NONE;
-        if (!self->armed || !is_ordinary(self, self->seq + 1, &prefix))
+        if (!self->armed || !rlay_is_ordinary(self, self->seq + 1))
             Py_RETURN_FALSE;
         PyObject *action = PyObject_CallNoArgs(self->read);
         if (action == NULL)
@@ -304,7 +276,8 @@ static PyObject *serve(Exchange *self, PyObject *environment, int64_t slice_ns)
         self->calling = 1;
         PyObject *result = PyObject_CallMethodOneArg(environment, self->step_name, action);
         Py_DECREF(action);
-        if (result == NULL || !self->open || !is_plain(self, result))
+        if (result == NULL || !self->open || !self->plain_info ||
+            !rlay_is_plain(result))
             return result;
         int written = write_result(self, result);
         Py_DECREF(result);
@@ -312,7 +285,7 @@ static PyObject *serve(Exchange *self, PyObject *environment, int64_t slice_ns)
             return NULL;
         self->calling = 0;
         self->armed = 1;
-        send(self);
+        rlay_send(self);
     }
     return NULL;
 }
@@ -323,19 +296,19 @@ static PyObject *serve(Exchange *self, PyObject *environment, int64_t slice_ns)
 static PyObject *Exchange_serve(Exchange *self, PyObject *const *args, Py_ssize_t count)
 {
     long long slice_ns;
-    if (!as_arguments(args, count, &slice_ns) || !pin(self))
+    if (!rlay_as_arguments(args, count, &slice_ns) || !rlay_pin(self))
         return NULL;
-    return unpin(self, serve(self, args[0], slice_ns));
+    return rlay_unpin(self, serve(self, args[0], slice_ns));
 }
 
 /* ---- life */
 
-static PyObject *Exchange_release(Exchange *self, PyObject *Py_UNUSED(ignored))
+PyObject *rlay_exchange_release(Exchange *self, PyObject *Py_UNUSED(ignored))
 {
     self->armed = 0;
     if (self->open) {
         self->open = 0;
-        unpin(self, NULL);
+        rlay_unpin(self, NULL);
     }
     Py_RETURN_NONE;
 }
@@ -414,21 +387,21 @@ static PyObject *Exchange_new(PyTypeObject *type, PyObject *args, PyObject *kwar
     return (PyObject *)self;
 failed:
     self->pins = 1;
-    unpin(self, NULL);
+    rlay_unpin(self, NULL);
     Py_DECREF(self);
     return NULL;
 }
 
-static void Exchange_dealloc(Exchange *self)
+void rlay_exchange_dealloc(Exchange *self)
 {
     PyTypeObject *type = Py_TYPE(self);
     PyObject_GC_UnTrack(self);
-    Py_XDECREF(Exchange_release(self, NULL));
+    Py_XDECREF(rlay_exchange_release(self, NULL));
     type->tp_free(self);
     Py_DECREF(type);
 }
 
-static int Exchange_traverse(Exchange *self, visitproc visit, void *arg)
+int rlay_exchange_traverse(Exchange *self, visitproc visit, void *arg)
 {
     Py_VISIT(Py_TYPE(self));
     Py_VISIT(self->written.write);
@@ -436,16 +409,16 @@ static int Exchange_traverse(Exchange *self, visitproc visit, void *arg)
     return 0;
 }
 
-static int Exchange_clear(Exchange *self)
+int rlay_exchange_clear(Exchange *self)
 {
-    Py_XDECREF(Exchange_release(self, NULL));
+    Py_XDECREF(rlay_exchange_release(self, NULL));
     return 0;
 }
 
 static PyMethodDef exchange_methods[] = {
     {"step", FUNCTION(Exchange_step), METH_FASTCALL, SIGNATURE("step($self, action, slice_ns, /)")},
     {"serve", FUNCTION(Exchange_serve), METH_FASTCALL, SIGNATURE("serve($self, env, slice_ns, /)")},
-    {"release", FUNCTION(Exchange_release), METH_NOARGS, SIGNATURE("release($self, /)")},
+    {"release", FUNCTION(rlay_exchange_release), METH_NOARGS, SIGNATURE("release($self, /)")},
     {NULL, NULL, 0, NULL},
 };
 
@@ -461,9 +434,9 @@ static PyMemberDef exchange_members[] = {
 static PyType_Slot exchange_slots[] = {
     {Py_tp_doc, "An ordinary step in one call; see rlay.session."},
     {Py_tp_new, SLOT(Exchange_new)},
-    {Py_tp_dealloc, SLOT(Exchange_dealloc)},
-    {Py_tp_traverse, SLOT(Exchange_traverse)},
-    {Py_tp_clear, SLOT(Exchange_clear)},
+    {Py_tp_dealloc, SLOT(rlay_exchange_dealloc)},
+    {Py_tp_traverse, SLOT(rlay_exchange_traverse)},
+    {Py_tp_clear, SLOT(rlay_exchange_clear)},
     {Py_tp_methods, exchange_methods},
     {Py_tp_members, exchange_members},
     {0, NULL},
@@ -472,7 +445,8 @@ static PyType_Slot exchange_slots[] = {
 static PyType_Spec exchange_spec = {
     .name = "rlay._atomics.Exchange",
     .basicsize = sizeof(Exchange),
-    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_IMMUTABLETYPE | Py_TPFLAGS_HAVE_GC,
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_IMMUTABLETYPE | Py_TPFLAGS_HAVE_GC |
+             Py_TPFLAGS_BASETYPE,
     .slots = exchange_slots,
 };
 
@@ -482,6 +456,8 @@ int rlay_add_exchange(PyObject *module)
     if (type == NULL)
         return -1;
     int result = PyModule_AddType(module, (PyTypeObject *)type);
+    if (result == 0)
+        result = rlay_add_lanes(module, type);
     Py_DECREF(type);
     return result;
 }

@@ -36,7 +36,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
-__all__ = ["IMPLEMENTATION", "Exchange", "Word"]
+__all__ = ["IMPLEMENTATION", "Exchange", "LaneExchange", "Word"]
 
 _wish = os.environ.get("RLAY_ATOMICS", "")
 
@@ -45,29 +45,32 @@ IMPLEMENTATION: str
 
 if TYPE_CHECKING:
     from rlay._atomics import Exchange as _Exchange
+    from rlay._atomics import LaneExchange as _LaneExchange
     from rlay._atomics import Word
 
     #: The compiled step (rlay/exchange.py), or None with the pure twin.
     Exchange: type[_Exchange] | None
+    #: The same for lanes.
+    LaneExchange: type[_LaneExchange] | None
 elif _wish == "compiled":
-    from rlay._atomics import Exchange, Word
+    from rlay._atomics import Exchange, LaneExchange, Word
 
     IMPLEMENTATION = "compiled"
 elif _wish == "pure":
     from rlay._atomics_pure import Word
 
-    Exchange = None
+    Exchange = LaneExchange = None
 
     IMPLEMENTATION = "pure"
 elif _wish:
     raise ImportError(f"RLAY_ATOMICS is {_wish!r}, expected 'compiled', 'pure' or nothing")
 else:
     try:
-        from rlay._atomics import Exchange, Word
+        from rlay._atomics import Exchange, LaneExchange, Word
 
         IMPLEMENTATION = "compiled"
     except ModuleNotFoundError:
         from rlay._atomics_pure import Word
 
-        Exchange = None
+        Exchange = LaneExchange = None
         IMPLEMENTATION = "pure"

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import platform
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from rlay._version import __version__
 from rlay.channel.channel import Channel
@@ -28,14 +28,15 @@ from rlay.exchange import compile_exchange
 from rlay.lifetime import orphan_in_child
 from rlay.protocol.constants import Bye, Command, Feature, Role
 from rlay.protocol.header import Hello
-from rlay.protocol.lanes import compile_records
+from rlay.protocol.lane_codecs import LaneError
+from rlay.protocol.lanes import LaneActions, LaneReply, LaneReplyRecord, compile_records
 from rlay.protocol.layout import Layout
 from rlay.protocol.records import PREFIX, Request
 from rlay.protocol.schema import Schema
 from rlay.protocol.turn import Event, State, TurnMachine
 
 if TYPE_CHECKING:
-    from rlay._atomics import Exchange
+    from rlay._atomics import Exchange, LaneExchange
 
 _NEEDS_FEATURE = {Command.RENDER: Feature.RENDER, Command.CALL: Feature.CALL}
 
@@ -87,6 +88,8 @@ class Session:
         self._command = Command.READY
         self._waited_ns = 0
         self._exchange: Exchange | None = None
+        self._lane_exchange: LaneExchange | None = None
+        self._plain_reply: LaneReply | None = None
         orphan_in_child(self)
 
     def compile_steps(self, role: Role, *, copy: bool = True) -> None:
@@ -98,6 +101,9 @@ class Session:
         """
         records = self._request, self._reply
         self._exchange = compile_exchange(self._channel, self.layout, *records, role, copy=copy)
+        if self._exchange is not None and isinstance(self._reply, LaneReplyRecord):
+            self._lane_exchange = cast("LaneExchange", self._exchange)
+            self._plain_reply = LaneReply(self._reply, {}, self._lane_exchange.copy)
         self._arm()
 
     def _arm(self) -> None:
@@ -113,8 +119,7 @@ class Session:
             return
         self._seq, self._command, self._handed_over = exchange.seq, Command.STEP, True
         self._answered_seq = exchange.seq if exchange.armed else exchange.seq - 1
-        if not exchange.armed:
-            self._machine.state = State.STEPPING
+        self._machine.state = State.IN_EPISODE if exchange.armed else State.STEPPING
         # Last: interrupted before this line, all of it is done again.
         exchange.moved = False
 
@@ -166,6 +171,30 @@ class Session:
         self._check(Command.STEP)
         self._request.write_step(self._answered_seq + 1, action)
         self._sent(Command.STEP)
+
+    def post_step(self, actions: LaneActions, arrays: tuple[Any, ...], first: int) -> None:
+        """Send the actions of all lanes, by the compiled path if there is one.
+
+        Args:
+            actions: as for ``send_step``.
+            arrays: the same batch as ``LaneCodec.arrays``.
+            first: which of the batch is for our lane 0.
+        """
+        exchange = self._lane_exchange
+        if exchange is None or exchange.post(arrays, first) is NotImplemented:
+            self.send_step(actions)
+
+    def landed(self, slice_ns: int) -> LaneReply | None:
+        """Wait for a slice for the reply to ``post_step``.
+
+        Returns:
+            The reply if it came and is ordinary; else ``receive`` gets the rest.
+        """
+        exchange = self._lane_exchange
+        landed = False if exchange is None else exchange.landed(slice_ns)
+        if landed is None:
+            self._waited_ns = slice_ns
+        return self._plain_reply if landed else None
 
     def send_render(self, lane: int | None = None) -> None:
         """Ask for a frame, in a group with lanes of this lane."""
@@ -311,12 +340,17 @@ class Session:
     def answer_steps(self, env: Any) -> Any:
         """Answer STEPs with ``env.step(action)`` by the compiled path, while they are ordinary.
 
+        Args:
+            env: the environment; with lanes what ``LaneExchange.serve`` takes.
+
         Returns:
-            A result of ``step`` that is not ordinary: pass it to ``reply_step``. NOTHING
-            when ``next_request`` must take over: another request came, or none for a while.
+            A result of ``step`` that is not ordinary: pass it to ``reply_step``; with lanes
+            a list of them. NOTHING when ``next_request`` must take over: another request
+            came, or none for a while.
 
         Raises:
-            Exception: whatever ``step`` raised; then STEP is pending and wants an answer.
+            Exception: whatever ``step`` raised, with lanes as a LaneError; then STEP is
+                pending and wants an answer.
             RemoteProtocolError: the peer's bytes are no action; the session is over.
         """
         self._catch_up()
@@ -327,9 +361,11 @@ class Session:
         try:
             result = exchange.serve(env, SLICE_NS)
             self._waited_ns = SLICE_NS if result is None else 0
-        except RemoteProtocolError:
-            if not exchange.calling:
+        except Exception as error:
+            if not exchange.calling and isinstance(error, RemoteProtocolError):
                 self.end(Bye.FAILED)
+            if exchange.calling and self._lane_exchange is not None:
+                raise LaneError(self._lane_exchange.lane) from error
             raise
         return result if exchange.calling else NOTHING
 
@@ -419,7 +455,7 @@ class Session:
             return
         if self._exchange is not None:
             self._exchange.release()
-            self._exchange = None
+            self._exchange = self._lane_exchange = self._plain_reply = None
         self._machine.end()
         self._channel.say_bye(bye)
         # The records hold views; without them the data file can be unmapped.
@@ -430,7 +466,7 @@ class Session:
     def orphan(self) -> None:
         """In a forked child: the session is the parent's, and every move here is refused."""
         self._machine = _ForkedMachine(State.ENDED)
-        self._exchange = None
+        self._exchange = self._lane_exchange = None
         self._on_end = _nothing
 
 

@@ -46,7 +46,8 @@ def atomics_twin(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
     except ImportError as error:
         pytest.skip(f"no {twin} atomics here: {error}")
     monkeypatch.setattr(atomics, "Word", module.Word)
-    monkeypatch.setattr(atomics, "Exchange", getattr(module, "Exchange", None))
+    for name in ("Exchange", "LaneExchange"):
+        monkeypatch.setattr(atomics, name, getattr(module, name, None))
     monkeypatch.setattr(atomics, "IMPLEMENTATION", twin)
     monkeypatch.setenv("RLAY_ATOMICS", twin)
     return twin

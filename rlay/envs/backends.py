@@ -221,7 +221,7 @@ class Backend(abc.ABC):
             try:
                 self._session.compile_steps(Role.ENV)
                 while not self._session.ended:
-                    self._answer_steps(self._session, self._env)
+                    self._answer_steps(self._session)
                     self._answer(self._session, self._session.next_request(None))
             except PeerError as left:
                 _log.info("%s", left)
@@ -229,14 +229,14 @@ class Backend(abc.ABC):
                 _log.warning("session ended: %s", error)
             served += 1
 
-    def _answer_steps(self, session: Session, env: gymnasium.Env[Any, Any]) -> None:
+    def _answer_steps(self, session: Session) -> None:
         """Answer steps for as long as nothing else comes."""
         while True:
             try:
-                result = session.answer_steps(env)
+                result = session.answer_steps(self._hosted())
                 if result is NOTHING:
                     return
-                session.reply_step(*result)
+                self._reply_step(session, result)
             except Exception as error:
                 if session.ended or session.pending is None:
                     raise
@@ -244,6 +244,14 @@ class Backend(abc.ABC):
             except SystemExit as error:
                 session.reply_error(error)
                 raise
+
+    def _hosted(self) -> Any:
+        """Return what ``answer_steps`` steps."""
+        return self._env
+
+    def _reply_step(self, session: Session, result: Any) -> None:
+        """Answer a STEP with what ``answer_steps`` could not send."""
+        session.reply_step(*result)
 
     def _answer(self, session: Session, request: Request) -> None:
         """Answer one request; what the environment raises becomes the answer."""

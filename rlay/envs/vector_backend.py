@@ -59,11 +59,16 @@ class Lanes:
         except BaseException:
             self.close()
             raise
-        self._steps = [env.step for env in self.envs]
         self._resets = [env.reset for env in self.envs]
         self._mode = mode
-        #: Lanes whose episode is over and that were not reset since.
-        self._over: set[int] = set()
+        #: Not 0 for a lane whose episode is over and that was not reset since.
+        self._over = bytearray(len(self.envs))
+        #: Of the step under way: lane to the last observation of an episode.
+        self._finals: dict[int, Any] = {}
+        # What ``LaneExchange.serve`` does as ``step`` below.
+        begin = None if mode is AutoresetMode.DISABLED else self._begin
+        steps = tuple([env.step for env in self.envs])
+        self.hosted = (steps, self._over, begin, self._ended, self._finals)
 
     def _check_spaces(self) -> None:
         first = self.envs[0]
@@ -83,7 +88,8 @@ class Lanes:
         """
         observations = []
         infos: Infos = {}
-        self._over.difference_update(lanes)
+        for lane in lanes:
+            self._over[lane] = 0
         lane = 0
         try:
             for lane, seed in zip(lanes, seeds, strict=True):
@@ -107,40 +113,53 @@ class Lanes:
             LaneError: an environment raised; names its lane.
             LocalProtocolError: a lane's episode is over, with autoreset ``disabled``.
         """
-        over, steps = self._over, self._steps
-        same_step = self._mode is AutoresetMode.SAME_STEP
-        if over and self._mode is AutoresetMode.DISABLED and not over.isdisjoint(lanes):
-            late = sorted(over.intersection(lanes))
+        over, steps = self._over, self.hosted[0]
+        late = [lane for lane in lanes if over[lane]]
+        if late and self._mode is AutoresetMode.DISABLED:
             raise LocalProtocolError(f"the episodes of lanes {late} are over: reset these first")
-        observations, rewards, terminations, truncations = [], [], [], []
-        infos: Infos = {}
-        finals: dict[int, Any] = {}
+        results = []
+        self._finals.clear()
         lane = 0
         try:
             for lane, action in zip(lanes, actions, strict=True):
-                if over and lane in over:
-                    over.discard(lane)
-                    observation, info = self._resets[lane]()
-                    reward, terminated, truncated = 0.0, False, False
-                else:
-                    observation, reward, terminated, truncated, info = steps[lane](action)  # type: ignore[assignment]
-                    if terminated or truncated:
-                        if same_step:
-                            # A copy: the environment may use one buffer for all observations.
-                            finals[lane] = copy.deepcopy(observation)
-                            observation, info = self._reset_after(lane, info)
-                        else:
-                            over.add(lane)
-                observations.append(observation)
-                rewards.append(reward)
-                terminations.append(terminated)
-                truncations.append(truncated)
-                if info:
-                    infos[lane] = info
+                if over[lane]:
+                    results.append(self._begin(lane))
+                    continue
+                result = steps[lane](action)
+                _, _, terminated, truncated, _ = result
+                results.append(self._ended(lane, result) if terminated or truncated else result)
         except Exception as error:
             raise LaneError(lane) from error
-        results = LaneResults(lanes, observations, finals)
-        return results, rewards, terminations, truncations, infos
+        return self.gather(lanes, results)
+
+    def gather(
+        self, lanes: Sequence[int], results: Sequence[Any]
+    ) -> tuple[LaneResults, list[Any], list[Any], list[Any], Infos]:
+        """Return what ``step`` does, of a list of what each lane's step returned."""
+        observations, rewards, terminations, truncations, infos = map(
+            list, zip(*results, strict=True)
+        )
+        finals = dict(self._finals)
+        self._finals.clear()
+        some = {lane: info for lane, info in zip(lanes, infos, strict=True) if info}
+        return LaneResults(lanes, observations, finals), rewards, terminations, truncations, some
+
+    def _begin(self, lane: int) -> Any:
+        """Begin the next episode of a lane instead of a step."""
+        self._over[lane] = 0
+        observation, info = self._resets[lane]()
+        return observation, 0.0, False, False, info
+
+    def _ended(self, lane: int, result: Any) -> Any:
+        """Take the last step of an episode; return what its lane answers."""
+        if self._mode is not AutoresetMode.SAME_STEP:
+            self._over[lane] = 1
+            return result
+        observation, reward, terminated, truncated, info = result
+        # A copy: the environment may use one buffer for all observations.
+        self._finals[lane] = copy.deepcopy(observation)
+        observation, info = self._reset_after(lane, info)
+        return observation, reward, terminated, truncated, info
 
     def _reset_after(self, lane: int, final_info: Mapping[str, Any]) -> tuple[Any, Any]:
         """Begin the next episode in the step that ended one."""
@@ -272,6 +291,13 @@ class VectorBackend(ServerBackend):
         except BaseException:
             self._lanes.close()
             raise
+
+    def _hosted(self) -> Any:
+        return self._lanes.hosted
+
+    def _reply_step(self, session: Session, result: Any) -> None:
+        every = range(len(self._lanes.envs))
+        session.reply_step(*self._lanes.gather(every, result))  # type: ignore[arg-type]
 
     def _perform(self, session: Session, request: Request) -> None:
         if not isinstance(request, LaneRequest):

@@ -139,10 +139,11 @@ class VectorEnv(RemoteVector):
             late = np.flatnonzero(self._over).tolist()
             raise LocalProtocolError(f"the episodes of lanes {late} are over: reset these first")
         exact = self._exact(actions, self.num_envs)
+        arrays = self._actions.arrays(exact)
         batch = self._room()
 
         def send(worker: Worker) -> None:
-            worker.session.send_step(LaneActions(exact, worker.where))
+            worker.session.post_step(LaneActions(exact, worker.where), arrays, worker.first)
 
         def take(worker: Worker, reply: LaneReply) -> None:
             worker.last, where = reply, worker.where

@@ -12,6 +12,7 @@ from typing import Any
 import gymnasium
 import numpy as np
 
+from rlay.channel.wait import Deadline
 from rlay.client import MemClient
 from rlay.envs.launch import Launcher
 from rlay.errors import (
@@ -85,6 +86,7 @@ class Worker:
             ChannelNotFoundError, ChannelBusyError: as of ``MemClient.attach``.
         """
         self.session = self._endpoint.attach(timeout)
+        self.session.compile_steps(Role.AGENT)
         self.first, self.count = first, self.session.schema.groups[0].lanes
         self.where = slice(first, first + self.count)
         self.fresh = np.ones(self.count, np.bool_)
@@ -106,6 +108,9 @@ class Worker:
             RemoteError, PeerError, RemoteProtocolError: names our lanes.
         """
         try:
+            landed = self.session.landed(Deadline(timeout).slice_ns())
+            if landed is not None:
+                return landed
             return self.session.receive(timeout)
         except ChannelTimeoutError as late:
             what = f"{late.waited_for} of {self}"
@@ -161,6 +166,8 @@ class Batch:
         self.terminations = np.empty(count, np.bool_)
         self.truncations = np.empty(count, np.bool_)
         self.infos: dict[str, Any] = {}
+        #: Of ``observations``, as ``LaneExchange.copy`` takes them.
+        self.arrays: tuple[np.ndarray, ...] | None = None
         self._adder: gymnasium.vector.VectorEnv[Any, Any, Any] | None = None
 
     def take_reset(self, worker: Worker, reply: LaneReply) -> None:
@@ -182,6 +189,12 @@ class Batch:
             RemoteProtocolError: the peer's bytes are no such reply; its session is over.
         """
         record = reply.record
+        if reply.copy is not None and lanes is ALL:
+            if self.observations is not None and self.arrays is None:
+                self.arrays = record.observation.arrays(self.observations)
+            results = (self.rewards, self.terminations, self.truncations)
+            reply.copy(self.arrays, results, where.start)
+            return
         with _blaming(worker):
             if self.observations is not None:
                 record.observation.take(self.observations, where, lanes)

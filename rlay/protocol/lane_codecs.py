@@ -98,6 +98,18 @@ class LaneCodec(abc.ABC):
     def view(self) -> Any:
         """Return all lanes as a batch whose arrays are read-only views of the record."""
 
+    def columns(self) -> tuple[np.ndarray, ...]:
+        """Return the mapped arrays [lanes, ...], if ``whole``."""
+        return ()
+
+    def arrays(self, batch: Any) -> tuple[np.ndarray, ...]:
+        """Return the arrays of an exact batch in the order of ``columns``, if ``whole``."""
+        return ()
+
+    def ordinary(self) -> tuple[np.ndarray, bool] | None:
+        """Return the mapped array of all values, and whether each is an integer scalar."""
+        return None
+
 
 class _Arrays(LaneCodec):
     """Box, MultiDiscrete, MultiBinary: one array ``[lanes, ...]``."""
@@ -151,6 +163,15 @@ class _Arrays(LaneCodec):
         view.flags.writeable = False
         return view
 
+    def columns(self) -> tuple[np.ndarray, ...]:
+        return (self.mapped,)
+
+    def arrays(self, batch: Any) -> tuple[np.ndarray, ...]:
+        return (batch,)
+
+    def ordinary(self) -> tuple[np.ndarray, bool] | None:
+        return self.mapped, False
+
 
 class _Flags(_Arrays):
     """A bool Box: any byte but 0 reads as True, so no invalid bool enters NumPy."""
@@ -174,6 +195,9 @@ class _Discretes(_Arrays):
         except OverflowError:
             return False
         return True
+
+    def ordinary(self) -> tuple[np.ndarray, bool] | None:
+        return self.mapped, True
 
     def exact(self, batch: Any, count: int) -> Any:
         if type(batch) is not np.ndarray or batch.dtype.kind == "f":
@@ -265,6 +289,12 @@ class _Dict(LaneCodec):
     def view(self) -> Any:
         return {key: codec.view() for key, codec in self.codecs.items()}
 
+    def columns(self) -> tuple[np.ndarray, ...]:
+        return tuple([one for codec in self.codecs.values() for one in codec.columns()])
+
+    def arrays(self, batch: Any) -> tuple[np.ndarray, ...]:
+        return tuple([one for key, c in self.codecs.items() for one in c.arrays(batch[key])])
+
 
 class _Tuple(LaneCodec):
     def __init__(self, path: str, codecs: list[LaneCodec]) -> None:
@@ -306,6 +336,13 @@ class _Tuple(LaneCodec):
 
     def view(self) -> Any:
         return tuple([codec.view() for codec in self.codecs])
+
+    def columns(self) -> tuple[np.ndarray, ...]:
+        return tuple([one for codec in self.codecs for one in codec.columns()])
+
+    def arrays(self, batch: Any) -> tuple[np.ndarray, ...]:
+        parts = zip(self.codecs, batch, strict=True)
+        return tuple([one for codec, part in parts for one in codec.arrays(part)])
 
 
 def write_each(codec: Codec, values: Sequence[Any], lanes: Sequence[int]) -> None:

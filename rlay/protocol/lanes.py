@@ -9,7 +9,7 @@ infos by lane, and an error may name its lane.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -98,14 +98,21 @@ class LaneReply(NamedTuple):
     Attributes:
         record: its fields.
         infos: undeclared info by lane; ``final_info`` is a key in it.
+        copy: ``LaneExchange.copy`` if the reply is ordinary: no info, nothing final.
     """
 
     record: LaneReplyRecord
     infos: dict[int, dict[str, Any]]
+    copy: Callable[[tuple[Any, ...] | None, tuple[Any, ...], int], None] | None = None
 
 
 class LaneRequestRecord(RequestRecord):
-    """The agent writes it, the environment reads it."""
+    """The agent writes it, the environment reads it.
+
+    Attributes:
+        actions: codec of the actions.
+        mask: uint8 [lanes], the mapped field; 1 for the lanes that the request concerns.
+    """
 
     lanes = True
 
@@ -115,7 +122,7 @@ class LaneRequestRecord(RequestRecord):
         group = schema.groups[0]
         self.count = group.lanes
         self.actions = compile_lane_codec(group.action, "action", self._field, group.lanes)
-        self._mask = self._field("mask")
+        self.mask = self._field("mask")
         self._lane_seed = self._field("lane_seed")
         self._lane_seeded = self._field("lane_seed#present")
         self._every, self._ones = range(group.lanes), b"\x01" * group.lanes
@@ -129,10 +136,10 @@ class LaneRequestRecord(RequestRecord):
         batch, which, lanes = action
         self.actions.put(batch, which, lanes)
         if lanes is ALL:
-            self._mask[:] = 1
+            self.mask[:] = 1
         else:
-            self._mask[:] = 0
-            self._mask[lanes] = 1
+            self.mask[:] = 0
+            self.mask[lanes] = 1
         self._finish(seq, Command.STEP, STATUS_OK, b"")
 
     def write_reset(self, seq: int, seed: Any, options: Mapping[Any, Any] | None) -> None:
@@ -146,18 +153,18 @@ class LaneRequestRecord(RequestRecord):
             check_seed(one)
         self._lane_seed[:] = [one or 0 for one in seeds]
         self._lane_seeded[:] = [one is not None for one in seeds]
-        self._mask[:] = 1 if mask is None else mask
+        self.mask[:] = 1 if mask is None else mask
         super().write_reset(seq, None, options)
 
     def write_plain(self, seq: int, command: Command, lane: int | None = None) -> None:
         """Write a RENDER of one lane, or a CLOSE."""
         if lane is not None:
-            self._mask[:] = 0
-            self._mask[lane] = 1
+            self.mask[:] = 0
+            self.mask[lane] = 1
         super().write_plain(seq, command)
 
     def _lanes(self) -> Sequence[int]:
-        mask = self._mask.tobytes()
+        mask = self.mask.tobytes()
         if mask == self._ones:
             return self._every
         return [lane for lane in self._every if mask[lane]]
@@ -194,6 +201,8 @@ class LaneReplyRecord(ReplyRecord):
         terminated: uint8 [lanes], the mapped field; not 0 is true.
         truncated: uint8 [lanes], the mapped field; not 0 is true.
         info: declared key to (present uint8 [lanes], codec of its values).
+        final: codec of ``final_observation``, with autoreset ``same_step``.
+        final_present: uint8 [lanes], the mapped field beside it.
     """
 
     lanes = True

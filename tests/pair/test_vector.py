@@ -103,7 +103,7 @@ def test_without_autoreset_an_ended_lane_cannot_be_stepped() -> None:
         envs.step(envs.action_space.sample())
     lanes = Lanes([make], AutoresetMode.DISABLED)
     lanes.reset([0], [0], None)
-    lanes._over = {0}
+    lanes._over[0] = 1
     with pytest.raises(rlay.LocalProtocolError, match="reset these first"):
         lanes.step([0], [0])
 
@@ -234,13 +234,13 @@ def test_an_interrupt_while_sending_shifts_nothing(
         check_steps(envs, 1)
         session = envs._workers[1].session
 
-        def interrupted(action: Any) -> None:
+        def interrupted(*actions: Any) -> None:
             monkeypatch.undo()
             if sent:
-                session.send_step(action)
+                session.post_step(*actions)
             raise KeyboardInterrupt
 
-        monkeypatch.setattr(session, "send_step", interrupted)
+        monkeypatch.setattr(session, "post_step", interrupted)
         with pytest.raises(KeyboardInterrupt):
             envs.step([5, 6, 7])
         with pytest.raises(rlay.LocalProtocolError, match="pending"):
