@@ -12,10 +12,11 @@ from typing import Any
 import gymnasium
 from gymnasium.vector import AutoresetMode
 
+from rlay.channel.wait import usable_cores
 from rlay.envs.launch import Launcher
 from rlay.envs.make import reference, write_job
 from rlay.envs.vector_env import VectorEnv
-from rlay.envs.vector_pool import usable_cores, wait_among
+from rlay.envs.vector_pool import wait_among
 from rlay.errors import LocalProtocolError
 from rlay.protocol.spaces import Capacities
 

@@ -67,13 +67,19 @@ def read_ids(env_ids: Any, count: int) -> np.ndarray:
     return ids.astype(np.intp)
 
 
-def share_out(
-    ids: np.ndarray, workers: Sequence[Worker]
-) -> Iterator[tuple[Worker, np.ndarray, Which]]:
-    """Yield (worker, which of ``ids`` are its lanes, these as its lanes ascending)."""
+def share_out(ids: np.ndarray, workers: Sequence[Worker]) -> Iterator[tuple[Worker, Which, Which]]:
+    """Yield (worker, which of ``ids`` are its lanes, these as its lanes ascending).
+
+    All lanes of a worker in a row are a slice of ``ids``.
+    """
     for worker in workers:
         which = np.flatnonzero((ids >= worker.first) & (ids < worker.first + worker.count))
         if which.size:
             which = which[np.argsort(ids[which])]
             lanes = ids[which] - worker.first
-            yield worker, which, ALL if lanes.size == worker.count else lanes
+            if lanes.size < worker.count:
+                yield worker, which, lanes
+            elif (np.diff(which) == 1).all():
+                yield worker, slice(int(which[0]), int(which[-1]) + 1), ALL
+            else:
+                yield worker, which, ALL

@@ -185,6 +185,7 @@ class VectorEnv(RemoteVector):
         self._check_started()
         ids = read_ids(env_ids, self.num_envs)
         exact = self._exact(actions, ids.size)
+        arrays = self._actions.arrays(exact)
         parts = list(share_out(ids, self._workers))
         for worker, which, _ in parts:
             if self._pool.flies(worker):
@@ -192,7 +193,8 @@ class VectorEnv(RemoteVector):
             if self._mode == "disabled" and self._over[ids[which]].any():
                 raise LocalProtocolError(f"episodes of {worker} are over: reset these lanes first")
         for worker, which, lanes in parts:
-            self._pool.launch(worker, lanes, LaneActions(exact, which, lanes))
+            first = which.start if isinstance(which, slice) else None
+            self._pool.launch(worker, LaneActions(exact, which, lanes), arrays, first)
 
     def recv(self, timeout: float | None = -1.0) -> Step:
         """Return the results of the first workers that are ready, at least one.

@@ -18,6 +18,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from rlay.channel.wait import usable_cores
 from rlay.envs.launch import Launcher
 from rlay.envs.vector_workers import Worker, check_alike
 from rlay.errors import (
@@ -56,13 +57,6 @@ class _Gathering:
     result: Callable[[], Any]
     replies: dict[Worker, Any] = dataclasses.field(default_factory=dict)
     errors: dict[int, Exception] = dataclasses.field(default_factory=dict)
-
-
-def usable_cores() -> int:
-    """Return how many processors this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def wait_among(workers: int, wait: str | None) -> str | None:
@@ -243,11 +237,23 @@ class Pool:
 
     # Requests in flight, the first replies.
 
-    def launch(self, worker: Worker, lanes: Which, actions: LaneActions) -> None:
-        """Send a STEP to a worker without waiting; ``lanes`` comes back with its reply."""
-        self._flying[worker] = lanes
+    def launch(
+        self, worker: Worker, actions: LaneActions, arrays: tuple[Any, ...], first: int | None
+    ) -> None:
+        """Send a STEP to a worker without waiting; ``actions.lanes`` come back with its reply.
+
+        Args:
+            worker: to send it to.
+            actions: of its lanes.
+            arrays: the same batch as ``LaneCodec.arrays``.
+            first: which of the batch is for its lane 0, if they are all in a row.
+        """
+        self._flying[worker] = actions.lanes
         try:
-            worker.session.send_step(actions)
+            if first is None:
+                worker.session.send_step(actions)
+            else:
+                worker.session.post_step(actions, arrays, first)
         except RlayError:
             del self._flying[worker]
             raise

@@ -15,7 +15,8 @@ import pytest
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
 import rlay
-from rlay.envs.make_vec import split, usable_cores
+from rlay.channel.wait import usable_cores
+from rlay.envs.make_vec import split
 from tests.peers import WATCHDOG, until
 from tests.vector_toys import Fickle, Wander, same
 
