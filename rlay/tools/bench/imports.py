@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 from rlay.tools.bench.plan import Plan
@@ -29,8 +30,19 @@ print(json.dumps([(time.perf_counter() - begin) * 1e3, (memory() - before) / 1e6
 
 def measure(_stage: object, plan: Plan, results: Results) -> None:
     """Measure the group: a fresh interpreter for each value."""
+    with tempfile.TemporaryDirectory(prefix="rlay-bench-") as cache:
+        _measure(plan, results, _environment(cache))
+
+
+def _environment(cache: str) -> dict[str, str]:
+    """Return an environment where compiled modules are kept, as for an installed package."""
     paths = [str(Path(__file__).parents[3]), os.environ.get("PYTHONPATH", "")]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths))}
+    environment.pop("PYTHONDONTWRITEBYTECODE", None)
+    return {**environment, "PYTHONPYCACHEPREFIX": cache}
+
+
+def _measure(plan: Plan, results: Results, environment: dict[str, str]) -> None:
     values = []
     for _ in range(plan.imports + 1):
         done = subprocess.run(
@@ -46,7 +58,7 @@ def measure(_stage: object, plan: Plan, results: Results) -> None:
             results.miss(GROUP, "rlay", why)
             return
         values.append(json.loads(done.stdout))
-    # The first one reads the files from the disk.
+    # The first one compiles the modules.
     times, sizes = zip(*values[1:], strict=True)
     results.add(Row(GROUP, "time", "import rlay, after gymnasium", "ms", times))
     results.add(Row(GROUP, "memory", "import rlay, after gymnasium", "MB", sizes))
