@@ -18,7 +18,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from rlay.channel.wait import usable_cores
+from rlay.channel.wait import SLICE_NS, usable_cores
 from rlay.envs.launch import Launcher
 from rlay.envs.vector_workers import Worker, check_alike
 from rlay.errors import (
@@ -223,6 +223,9 @@ class Pool:
         return gathering.result()
 
     def _receive(self, worker: Worker, timeout: float | None) -> Any:
+        slice_ns = SLICE_NS if timeout is None else min(SLICE_NS, int(min(timeout, 1.0) * 1e9))
+        if reply := worker.session.landed(slice_ns):
+            return reply
         if worker.session.pending is None and not worker.session.ended:
             # Ctrl-C came while it was being asked, or when its reply was half taken.
             worker.fresh[:] = True

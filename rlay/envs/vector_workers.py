@@ -12,7 +12,6 @@ from typing import Any
 import gymnasium
 import numpy as np
 
-from rlay.channel.wait import Deadline
 from rlay.client import MemClient
 from rlay.envs.launch import Launcher
 from rlay.errors import (
@@ -108,9 +107,6 @@ class Worker:
             RemoteError, PeerError, RemoteProtocolError: names our lanes.
         """
         try:
-            landed = self.session.landed(Deadline(timeout).slice_ns())
-            if landed is not None:
-                return landed
             return self.session.receive(timeout)
         except ChannelTimeoutError as late:
             what = f"{late.waited_for} of {self}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import gymnasium
@@ -204,8 +205,9 @@ def test_after_a_time_out_the_reply_is_waited_for() -> None:
         assert (observations[:, 2].tolist(), rewards.tolist()) == ([5, 6, 7], [5.0, 6.0, 7.0])
         with pytest.raises(rlay.LocalProtocolError, match="nothing is pending"):
             envs.wait()
-        envs.timeout = None
-        check_steps(envs, 8, 9)
+        for endless in (None, math.inf):
+            envs.timeout = endless
+            check_steps(envs, 8, 9)
 
 
 def test_a_malformed_reply_ends_that_workers_session(monkeypatch: pytest.MonkeyPatch) -> None:
