@@ -18,6 +18,7 @@ import pathlib
 import random
 import time
 import weakref
+from collections.abc import Callable
 
 from filelock import lock_descriptor, unlock_descriptor
 
@@ -26,6 +27,14 @@ from rlay.errors import ChannelError
 
 #: A prober holds a lock for microseconds; after this long a busy lock has an owner.
 _RETRY_SECONDS = 0.15
+
+#: On POSIX a call straight into C: no signal handler can raise before it has done its work.
+_unlock: Callable[[int, int], None] = lambda descriptor, _: unlock_descriptor(descriptor)  # noqa: E731
+_UNLOCK = 0
+with contextlib.suppress(ImportError):
+    import fcntl
+
+    _unlock, _UNLOCK = fcntl.flock, fcntl.LOCK_UN
 
 _open_locks: weakref.WeakSet[OsLock] = weakref.WeakSet()
 
@@ -88,24 +97,30 @@ class OsLock:
         return self.acquire()
 
     def release(self) -> None:
-        """Give the lock back, if held."""
-        if self.held and not self.forked:
+        """Give the lock back; that it is not held is fine."""
+        if self._descriptor >= 0 and not self.forked:
+            # Whatever `held` says: an interrupt may have come between the lock and that.
             self.held = False
-            unlock_descriptor(self._descriptor)
+            _unlock(self._descriptor, _UNLOCK)
 
     def is_free(self) -> bool:
         """Probe: tell whether nobody holds the lock, which means that its owner is dead."""
-        if not self._try():
-            return False
-        unlock_descriptor(self._descriptor)
+        try:
+            if not self._try():
+                return False
+        finally:
+            # Interrupted too: a probe that kept the lock would keep a newcomer out.
+            if not self.forked:
+                _unlock(self._descriptor, _UNLOCK)
         if self._is_at_path():
             return True
         self._reopen()
         return self.is_free()
 
     def _reopen(self) -> None:
-        os.close(self._descriptor)
-        self._descriptor = open_lock_file(self.path)
+        # In this order: failing to open leaves the old descriptor, and never a stale number.
+        old, self._descriptor = self._descriptor, open_lock_file(self.path)
+        os.close(old)
 
     def close(self) -> None:
         """Release and close; twice is fine."""
