@@ -386,6 +386,8 @@ static int fill_module(PyObject *module)
         return -1;
     int result = PyModule_AddType(module, (PyTypeObject *)type);
     Py_DECREF(type);
+    if (result == 0)
+        result = rlay_add_guard(module);
     return result < 0 ? result : rlay_add_exchange(module);
 }
 

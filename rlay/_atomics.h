@@ -63,6 +63,70 @@ INTERNAL int64_t rlay_now_ns(void);
 /* Adds the type Exchange to the module. */
 INTERNAL int rlay_add_exchange(PyObject *module);
 
+/* ---- one call at a time on an endpoint (_guard.c) */
+
+typedef struct {
+    PyObject_HEAD
+    vectorcallfunc vectorcall;
+    _Atomic unsigned long owner; /* the thread whose call it is; 0: nobody's */
+    PyObject *in_use;            /* makes the exception for a second caller */
+    PyObject *refusal;           /* makes the exception for everybody, or NULL */
+    PyObject *after;             /* for the owner to call at its end, or NULL */
+    char stop;                   /* the owner should end its wait */
+} Guard;
+
+/* A new reference, or NULL with a TypeError. */
+Guard *rlay_as_guard(PyObject *object);
+
+/* Adds the type Guard to the module. */
+int rlay_add_guard(PyObject *module);
+
+static inline unsigned long owner_of(Guard *guard)
+{
+    return atomic_load_explicit(&guard->owner, memory_order_relaxed);
+}
+
+static inline void set_owner(Guard *guard, unsigned long owner)
+{
+    atomic_store_explicit(&guard->owner, owner, memory_order_release);
+}
+
+static inline bool rlay_own(Guard *guard)
+{
+#ifdef Py_GIL_DISABLED
+    unsigned long nobody = 0;
+    return atomic_compare_exchange_strong(&guard->owner, &nobody, PyThread_get_thread_ident());
+#else
+    if (owner_of(guard) != 0)
+        return false;
+    set_owner(guard, PyThread_get_thread_ident());
+    return true;
+#endif
+}
+
+/* Raises what a caller gets who may not. */
+void rlay_refuse(Guard *guard);
+
+/* Gives back what close() waits for, and does what it left to do. */
+PyObject *rlay_give_after(Guard *guard, PyObject *result);
+
+/* Must be followed by rlay_give; false with an exception. */
+static inline bool rlay_take(Guard *guard)
+{
+    if (guard->refusal == NULL && rlay_own(guard))
+        return true;
+    rlay_refuse(guard);
+    return false;
+}
+
+static inline PyObject *rlay_give(Guard *guard, PyObject *result)
+{
+    if (guard->after != NULL)
+        return rlay_give_after(guard, result);
+    set_owner(guard, 0);
+    return result;
+}
+
 #define FUNCTION(name) ((PyCFunction)(void (*)(void))(name))
 #define SIGNATURE(text) text "\n--\n\n"
 /* ISO C has no cast from a function to void *; every system that runs CPython does. */

@@ -20,12 +20,15 @@ import platform
 import sys
 import threading
 import time
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
     from rlay._types import Buffer
 
-__all__ = ["Word"]
+_Result = TypeVar("_Result")
+
+__all__ = ["Guard", "Word"]
 
 if platform.machine() not in ("x86_64", "AMD64"):
     raise ImportError(
@@ -158,3 +161,56 @@ class Word:
                 return
             time.sleep(min(nap, remaining * 1e-9))
             nap = min(nap * 2, _LONGEST_NAP)
+
+
+class Guard:
+    """One call at a time; see :mod:`rlay.atomics`.
+
+    CPython looks for other threads and for signals at calls and at jumps backward, so none
+    comes between looking at the owner and setting it, nor between a call's end and ``finally``.
+    """
+
+    __slots__ = ("__weakref__", "_in_use", "after", "owner", "refusal", "stop")
+
+    def __init__(self, in_use: Callable[[], BaseException]) -> None:
+        self._in_use = in_use
+        self.owner = 0
+        self.refusal: Callable[[], BaseException] | None = None
+        self.after: Callable[[], Any] | None = None
+        self.stop = False
+
+    def __call__(self, function: Callable[..., _Result], /, *args: Any, **kwargs: Any) -> _Result:
+        us = threading.get_ident()
+        if self.refusal is not None:
+            raise self.refusal()
+        if self.owner:
+            raise self._in_use()
+        try:
+            self.owner = us
+            return function(*args, **kwargs)
+        finally:
+            if self.after is None:
+                self.owner = 0
+            else:
+                self._finish()
+
+    def _finish(self) -> None:
+        try:
+            while self.after is not None:
+                after, self.after, self.stop = self.after, None, False
+                after()
+        finally:
+            self.owner = 0
+
+    def settle(self) -> bool:
+        us = threading.get_ident()
+        if self.owner:
+            return False
+        try:
+            self.owner = us
+        finally:
+            self._finish()
+        return True
+
+    def orphan(self, refusal: Callable[[], BaseException], /) -> None:
+        self.owner, self.after, self.stop, self.refusal = 0, None, True, refusal

@@ -217,13 +217,15 @@ static PyObject *step(Exchange *self, PyObject *action, int64_t slice_ns)
     if (!self->open || !self->plain_info || !rlay_is_ordinary(self, self->seq))
         Py_RETURN_TRUE;
     PyObject *result = read_result(self);
+    /* A handler that raises does it here, or the result would be lost on its way to the caller. */
+    if (result != NULL && PyErr_CheckSignals() < 0)
+        Py_CLEAR(result);
     self->armed = result != NULL;
     return result;
 }
 
-/* step(action, slice_ns): the result; NotImplemented when nothing was sent; None when the
- * reply is not there yet; True when it is there and not ordinary. */
-static PyObject *Exchange_step(Exchange *self, PyObject *const *args, Py_ssize_t count)
+/* Whoever holds the guard is the only one to call this. */
+static PyObject *step_alone(Exchange *self, PyObject *const *args, Py_ssize_t count)
 {
     long long slice_ns;
     if (!self->armed)
@@ -231,6 +233,22 @@ static PyObject *Exchange_step(Exchange *self, PyObject *const *args, Py_ssize_t
     if (!rlay_as_arguments(args, count, &slice_ns) || !rlay_pin(self))
         return NULL;
     return rlay_unpin(self, step(self, args[0], slice_ns));
+}
+
+/* step(action, slice_ns, caller): the result. The long way, when it has to be gone, is
+ * caller.finish_step(how, action), under the same guard. `how`: NotImplemented when nothing was
+ * sent; None when the reply is not there yet; True when it is there and not ordinary. */
+static PyObject *Exchange_step(Exchange *self, PyObject *const *args, Py_ssize_t count)
+{
+    if (!rlay_take(self->guard))
+        return NULL;
+    PyObject *result = step_alone(self, args, count < 3 ? count : 2);
+    if (result != NULL && !PyTuple_CheckExact(result) && count == 3) {
+        PyObject *how = result;
+        result = PyObject_CallMethodObjArgs(args[2], self->long_name, how, args[0], NULL);
+        Py_DECREF(how);
+    }
+    return rlay_give(self->guard, result);
 }
 
 /* ---- the environment's steps */
@@ -260,6 +278,8 @@ static int write_result(Exchange *self, PyObject *result)
 static PyObject *serve(Exchange *self, PyObject *environment, int64_t slice_ns)
 {
     while (PyErr_CheckSignals() == 0) {
+        if (self->guard->stop)
+            Py_RETURN_NONE;
         int turn = rlay_await_turn(self, slice_ns);
         if (turn < 0)
             return NULL;
@@ -351,19 +371,21 @@ static PyObject *Exchange_new(PyTypeObject *type, PyObject *args, PyObject *kwar
 {
     static char *names[] = {"control", "ours", "theirs", "cells", "turns", "step", "session",
                             "agent", "written", "integer", "write", "read", "reply_at",
-                            "plain_info", "spin_ns", "longest_spin_ns", "nap_ns", NULL};
-    PyObject *control, *ours, *theirs, *written, *write, *read;
+                            "plain_info", "spin_ns", "longest_spin_ns", "nap_ns",
+                            "guard", NULL};
+    PyObject *control, *ours, *theirs, *written, *write, *read, *guard;
     Py_ssize_t cells[3];
     int agent, integer, plain_info;
     Exchange *self = (Exchange *)type->tp_alloc(type, 0);
     if (self == NULL)
         return NULL;
     if (!PyArg_ParseTupleAndKeywords(
-            args, kwargs, "OOO(nnn)(II)IKpOpOO(nnn)pLLL:Exchange", names, &control, &ours, &theirs,
+            args, kwargs, "OOO(nnn)(II)IKpOpOO(nnn)pLLLO:Exchange", names, &control, &ours, &theirs,
             &cells[0], &cells[1], &cells[2], &self->our_turn, &self->their_turn, &self->step,
             &self->session, &agent, &written, &integer, &write, &read, &self->reward_at,
             &self->terminated_at, &self->truncated_at, &plain_info, &self->spin_ns,
-            &self->longest_spin_ns, &self->nap_ns))
+            &self->longest_spin_ns, &self->nap_ns, &guard) ||
+        !(self->guard = rlay_as_guard(guard)))
         goto failed;
     if (PyObject_GetBuffer(control, &self->control, PyBUF_WRITABLE) < 0 ||
         PyObject_GetBuffer(ours, &self->ours, PyBUF_WRITABLE) < 0 ||
@@ -382,6 +404,7 @@ static PyObject *Exchange_new(PyTypeObject *type, PyObject *args, PyObject *kwar
     self->written.write = Py_NewRef(write);
     self->read = Py_NewRef(read);
     self->step_name = PyUnicode_InternFromString("step");
+    self->long_name = PyUnicode_InternFromString("finish_step");
     self->open = 1;
     self->pins = 1;
     return (PyObject *)self;
@@ -397,6 +420,8 @@ void rlay_exchange_dealloc(Exchange *self)
     PyTypeObject *type = Py_TYPE(self);
     PyObject_GC_UnTrack(self);
     Py_XDECREF(rlay_exchange_release(self, NULL));
+    Py_CLEAR(self->long_name);
+    Py_CLEAR(self->guard);
     type->tp_free(self);
     Py_DECREF(type);
 }
@@ -406,6 +431,7 @@ int rlay_exchange_traverse(Exchange *self, visitproc visit, void *arg)
     Py_VISIT(Py_TYPE(self));
     Py_VISIT(self->written.write);
     Py_VISIT(self->read);
+    Py_VISIT(self->guard);
     return 0;
 }
 
@@ -416,7 +442,8 @@ int rlay_exchange_clear(Exchange *self)
 }
 
 static PyMethodDef exchange_methods[] = {
-    {"step", FUNCTION(Exchange_step), METH_FASTCALL, SIGNATURE("step($self, action, slice_ns, /)")},
+    {"step", FUNCTION(Exchange_step), METH_FASTCALL,
+     SIGNATURE("step($self, action, slice_ns, caller=None, /)")},
     {"serve", FUNCTION(Exchange_serve), METH_FASTCALL, SIGNATURE("serve($self, env, slice_ns, /)")},
     {"release", FUNCTION(rlay_exchange_release), METH_NOARGS, SIGNATURE("release($self, /)")},
     {NULL, NULL, 0, NULL},

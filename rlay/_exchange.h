@@ -29,7 +29,8 @@ typedef struct Exchange {
     long long spin_ns, longest_spin_ns, nap_ns;
     Py_ssize_t reward_at, terminated_at, truncated_at;
     Field written;
-    PyObject *read, *step_name;
+    PyObject *read, *step_name, *long_name;
+    Guard *guard;
     Py_ssize_t pins; /* one for being open, one for each call in progress */
     void (*freed)(struct Exchange *); /* of a subtype: lets go of its own buffers */
     char armed, moved, calling, plain_info, open;

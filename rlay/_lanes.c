@@ -327,6 +327,8 @@ static PyObject *serve(LaneExchange *self, const Hosted *hosted, int64_t slice_n
 {
     Exchange *base = &self->base;
     while (PyErr_CheckSignals() == 0) {
+        if (base->guard->stop)
+            Py_RETURN_NONE;
         int turn = rlay_await_turn(base, slice_ns);
         if (turn < 0)
             return NULL;

@@ -24,6 +24,22 @@ last time and sleeps; the side that hands over stores, fences, and only then rea
 So at least one of the two sees the other, and a wake-up that is not needed costs no system
 call. If one is missed all the same, the time-out ends the sleep: callers wait in slices.
 
+``Guard(in_use)`` lets one call at a time into an endpoint. It is beside the word because it too
+needs what Python cannot promise: no signal handler may raise between taking it and giving it back.
+
+==================================  =========================================================
+``guard(function, *args, ...)``     Call the function, as the owner while that lasts. Raise
+                                    ``refusal()`` if that is set, ``in_use()`` if another
+                                    call is in progress, this thread's own included.
+``owner``                           ``threading.get_ident()`` of the owner, or 0.
+``refusal``                         Set it and new calls are refused, for ever.
+``stop``                            Set it and the owner should end what it waits for.
+``after``                           Set it and it is called once, by the owner at the end of
+                                    its call or by ``settle``, whichever comes first.
+``settle()``                        Call ``after`` if there is no owner; False if there is.
+``orphan(refusal)``                 Free and refuse at once, in a forked child.
+==================================  =========================================================
+
 What ends a ``wait``: a change of the word, a wake-up, ``timeout_ns``, or a signal handler that
 raises (Ctrl-C). It does not notice a dead peer; its caller probes between slices.
 
@@ -36,7 +52,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
-__all__ = ["IMPLEMENTATION", "Exchange", "LaneExchange", "Word"]
+__all__ = ["IMPLEMENTATION", "Exchange", "Guard", "LaneExchange", "Word"]
 
 _wish = os.environ.get("RLAY_ATOMICS", "")
 
@@ -45,19 +61,19 @@ IMPLEMENTATION: str
 
 if TYPE_CHECKING:
     from rlay._atomics import Exchange as _Exchange
+    from rlay._atomics import Guard, Word
     from rlay._atomics import LaneExchange as _LaneExchange
-    from rlay._atomics import Word
 
     #: The compiled step (rlay/exchange.py), or None with the pure twin.
     Exchange: type[_Exchange] | None
     #: The same for lanes.
     LaneExchange: type[_LaneExchange] | None
 elif _wish == "compiled":
-    from rlay._atomics import Exchange, LaneExchange, Word
+    from rlay._atomics import Exchange, Guard, LaneExchange, Word
 
     IMPLEMENTATION = "compiled"
 elif _wish == "pure":
-    from rlay._atomics_pure import Word
+    from rlay._atomics_pure import Guard, Word
 
     Exchange = LaneExchange = None
 
@@ -66,11 +82,11 @@ elif _wish:
     raise ImportError(f"RLAY_ATOMICS is {_wish!r}, expected 'compiled', 'pure' or nothing")
 else:
     try:
-        from rlay._atomics import Exchange, LaneExchange, Word
+        from rlay._atomics import Exchange, Guard, LaneExchange, Word
 
         IMPLEMENTATION = "compiled"
     except ModuleNotFoundError:
-        from rlay._atomics_pure import Word
+        from rlay._atomics_pure import Guard, Word
 
         Exchange = LaneExchange = None
         IMPLEMENTATION = "pure"

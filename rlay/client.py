@@ -6,6 +6,7 @@ import random
 import time
 from collections.abc import Callable
 
+from rlay import atomics
 from rlay.channel import files
 from rlay.channel.channel import Channel
 from rlay.channel.locks import OsLock
@@ -19,7 +20,7 @@ from rlay.errors import (
     RlayError,
     rejection,
 )
-from rlay.lifetime import close_at_exit
+from rlay.lifetime import alone, close, close_at_exit, closed, new_guard
 from rlay.protocol.constants import HEADER_SIZE, Bye, Feature, Role, Side, Welcome
 from rlay.protocol.env_block import read_env_block, write_env_block
 from rlay.protocol.header import (
@@ -64,6 +65,7 @@ class MemClient:
         accepts: Callable[[Schema], None] | None = None,
         starting: Callable[[], None] | None = None,
         wait: str | None = None,
+        guard: atomics.Guard | None = None,
     ) -> None:
         """Check the name and compile the schema; opens the lock files; attaches to nothing yet.
 
@@ -77,7 +79,9 @@ class MemClient:
             starting: called before each try while there is no server; raises if one
                 can no longer appear.
             wait: alias of a wait strategy (rlay/channel/wait.py); None takes RLAY_WAIT.
+            guard: of the face that uses this endpoint; left out, one of its own.
         """
+        self.guard = guard or new_guard()
         self.role, self._schema, self._accepts = role, schema, accepts
         self._starting = starting
         self._wait = wait
@@ -89,9 +93,9 @@ class MemClient:
         self._server_lock = OsLock(self.paths.server_lock)
         self._channel: Channel | None = None
         self._session: Session | None = None
-        self._closed = False
         close_at_exit(self)
 
+    @alone
     def attach(self, timeout: float | None) -> Session:
         """Wait for a server, claim its session and shake hands.
 
@@ -103,11 +107,12 @@ class MemClient:
             ChannelTimeoutError: the server is alive and did not answer the hello.
             ChannelFormatError, LayoutMismatchError: the two sides do not go together.
             UnsafePathError: something else is at the channel's path.
+            LocalProtocolError: the client is closed, or its last session is not over.
         """
-        if self._lock.forked:
-            raise files.forked_endpoint()
-        if self._closed:
-            raise LocalProtocolError("this client is closed; make a new one")
+        return self.open_session(timeout)
+
+    def open_session(self, timeout: float | None) -> Session:
+        """Do what ``attach`` does, for a face that holds the guard."""
         if self._session and not self._session.ended:
             raise LocalProtocolError("the last session is not over")
         deadline, pause = Deadline(timeout), _FIRST_PAUSE
@@ -118,6 +123,8 @@ class MemClient:
                 self._session = self._try_attach(deadline)
                 return self._session
             except _NotYetError as not_yet:
+                if self.guard.stop:
+                    raise closed() from None
                 if deadline.passed():
                     raise not_yet.explain() from None
             # Jitter, so that waiting clients do not try the lock in step.
@@ -161,6 +168,7 @@ class MemClient:
                 self._server_lock,
                 generation,
                 wait_strategy(self._wait),
+                self.guard,
             )
         except BaseException:
             mapping.close()
@@ -198,19 +206,24 @@ class MemClient:
         except BaseException as error:
             channel.say_bye(Bye.FAILED if isinstance(error, ChannelFormatError) else Bye.CLOSED)
             raise
-        features = Feature(self._hello.features & server.features)
-        if self.role is Role.ENV:
-            channel.hand_over()
+        try:
+            session = Session(
+                channel,
+                data,
+                schema=schema,
+                layout=layout,
+                features=Feature(self._hello.features & server.features),
+                peer=server,
+                on_end=self._session_over,
+            )
+            if self.role is Role.ENV:
+                channel.hand_over()
+        except BaseException:
+            channel.say_bye(Bye.CLOSED)
+            data.close()
+            raise
         self._channel = channel
-        return Session(
-            channel,
-            data,
-            schema=schema,
-            layout=layout,
-            features=features,
-            peer=server,
-            on_end=self._session_over,
-        )
+        return session
 
     def _offer(self, channel: Channel, header: bytes) -> tuple[Schema, Layout]:
         if self._schema and self._layout:
@@ -257,9 +270,12 @@ class MemClient:
         self._lock.release()
 
     def close(self) -> None:
-        """End the session and release the channel; twice is fine."""
-        self._closed = True
-        if self._session and not self._lock.forked:
+        """End the session and release the channel, in any thread; twice is fine."""
+        close(self.guard, self.shut)
+
+    def shut(self) -> None:
+        """Do what ``close`` does, for a face that holds the guard."""
+        if self._session:
             self._session.end()
         self._lock.close()
         self._server_lock.close()

@@ -113,6 +113,7 @@ def _turns(
         "spin_ns": channel.strategy.spin_ns,
         "longest_spin_ns": channel.strategy.longest_spin_ns,
         "nap_ns": channel.strategy.nap_ns,
+        "guard": channel.guard,
     }
     if isinstance(request, LaneRequestRecord):
         every = range(request.count)

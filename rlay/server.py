@@ -7,6 +7,7 @@ import os
 import secrets
 from collections.abc import Callable
 
+from rlay import atomics
 from rlay.channel import files
 from rlay.channel.channel import Channel
 from rlay.channel.locks import OsLock
@@ -19,7 +20,7 @@ from rlay.errors import (
     RemoteProtocolError,
     RlayError,
 )
-from rlay.lifetime import close_at_exit
+from rlay.lifetime import alone, close, close_at_exit, new_guard
 from rlay.protocol import constants as c
 from rlay.protocol.constants import Bye, Feature, Role, Side, Welcome
 from rlay.protocol.env_block import read_env_block, write_env_block
@@ -63,6 +64,7 @@ class MemServer:
         accepts: Callable[[Schema], None] | None = None,
         starting: Callable[[], None] | None = None,
         wait: str | None = None,
+        guard: atomics.Guard | None = None,
     ) -> None:
         """Take the channel and publish it; returns at once, without waiting for a client.
 
@@ -74,12 +76,14 @@ class MemServer:
             accepts: called with a client's schema; raises what to reject it with.
             starting: called between slices while there is no client; raises if none can come.
             wait: alias of a wait strategy (rlay/channel/wait.py); None takes RLAY_WAIT.
+            guard: of the face that uses this endpoint; left out, one of its own.
 
         Raises:
             ChannelBusyError: a live server has this name; tells who.
             UnsafePathError: something else is at one of the paths.
             NoSpaceError: the file system is full.
         """
+        self.guard = guard or new_guard()
         self.role, self._schema, self._accepts = role, schema, accepts
         self._starting = starting
         self._wait = wait
@@ -141,6 +145,7 @@ class MemServer:
             self._client_lock,
             generation,
             wait_strategy(self._wait),
+            self.guard,
         )
 
     def _retire(self) -> None:
@@ -149,6 +154,7 @@ class MemServer:
             self._channel.close()
             self._channel = None
 
+    @alone
     def accept(self, timeout: float | None) -> Session:
         """Wait for a client and return the session with it.
 
@@ -159,10 +165,10 @@ class MemServer:
             ChannelTimeoutError: no client came; a client that was rejected is its cause.
             LocalProtocolError: the server is closed, or its last session is not over.
         """
-        if self._lock.forked:
-            raise files.forked_endpoint()
-        if self._closed:
-            raise LocalProtocolError("this server is closed; make a new one")
+        return self.open_session(timeout)
+
+    def open_session(self, timeout: float | None) -> Session:
+        """Do what ``accept`` does, for a face that holds the guard."""
         if self._session and not self._session.ended:
             raise LocalProtocolError("the session with the last client is not over")
         deadline = Deadline(timeout)
@@ -233,15 +239,20 @@ class MemServer:
         channel.hand_over()
         if self.role is Role.AGENT and not self._await_ready(channel, data, deadline):
             return None
-        return Session(
-            channel,
-            data,
-            schema=schema,
-            layout=layout,
-            features=features,
-            peer=client,
-            on_end=self._session_over,
-        )
+        try:
+            return Session(
+                channel,
+                data,
+                schema=schema,
+                layout=layout,
+                features=features,
+                peer=client,
+                on_end=self._session_over,
+            )
+        except BaseException:
+            data.close()
+            self._give_up(channel)
+            raise
 
     def _offer(self, channel: Channel, header: bytes, where: str) -> tuple[Schema, Layout]:
         if self._schema and self._layout:
@@ -296,12 +307,14 @@ class MemServer:
                 self._lock.release()
 
     def close(self) -> None:
-        """End the session, withdraw the channel and release it; twice is fine."""
+        """End the session, withdraw the channel and release it, in any thread; twice is fine."""
+        close(self.guard, self.shut)
+
+    def shut(self) -> None:
+        """Do what ``close`` does, for a face that holds the guard."""
         if self._closed:
             return
         self._closed = True
-        if self._lock.forked:
-            return
         if self._session:
             self._session.end()
         if self._channel:

@@ -64,6 +64,7 @@ class Session:
         layout: where it lies.
         features: bits both sides offer.
         peer: the other side's hello.
+        exchange: the compiled path for ordinary steps, where there is one.
     """
 
     def __init__(
@@ -87,7 +88,7 @@ class Session:
         self._handed_over = True
         self._command = Command.READY
         self._waited_ns = 0
-        self._exchange: Exchange | None = None
+        self.exchange: Exchange | None = None
         self._lane_exchange: LaneExchange | None = None
         self._plain_reply: LaneReply | None = None
         orphan_in_child(self)
@@ -100,21 +101,21 @@ class Session:
             copy: as for ``receive``; holds for every observation from here on.
         """
         records = self._request, self._reply
-        self._exchange = compile_exchange(self._channel, self.layout, *records, role, copy=copy)
-        if self._exchange is not None and isinstance(self._reply, LaneReplyRecord):
-            self._lane_exchange = cast("LaneExchange", self._exchange)
+        self.exchange = compile_exchange(self._channel, self.layout, *records, role, copy=copy)
+        if self.exchange is not None and isinstance(self._reply, LaneReplyRecord):
+            self._lane_exchange = cast("LaneExchange", self.exchange)
             self._plain_reply = LaneReply(self._reply, {}, self._lane_exchange.copy)
         self._arm()
 
     def _arm(self) -> None:
         """Let the compiled path begin where we are; it works within an episode only."""
-        if self._exchange is not None:
-            self._exchange.seq = self._seq
-            self._exchange.armed = self._machine.state is State.IN_EPISODE
+        if self.exchange is not None:
+            self.exchange.seq = self._seq
+            self.exchange.armed = self._machine.state is State.IN_EPISODE
 
     def _catch_up(self) -> None:
         """Take over what the compiled path did since: whole exchanges, or one half done."""
-        exchange = self._exchange
+        exchange = self.exchange
         if exchange is None or not exchange.moved:
             return
         self._seq, self._command, self._handed_over = exchange.seq, Command.STEP, True
@@ -126,8 +127,8 @@ class Session:
     def _take_over(self) -> None:
         """Go the long way from here; ``_arm`` gives the compiled path its turn again."""
         self._catch_up()
-        if self._exchange is not None:
-            self._exchange.armed = False
+        if self.exchange is not None:
+            self.exchange.armed = False
 
     @property
     def state(self) -> State:
@@ -215,21 +216,19 @@ class Session:
         self._request.write_plain(self._answered_seq + 1, Command.CLOSE)
         self._sent(Command.CLOSE)
 
-    def step(self, action: Any, slice_ns: int) -> Any:
-        """Send an action and return its result, by the compiled path if there is one.
+    def take_over_step(self, how: Any, action: Any, slice_ns: int) -> None:
+        """Go on where the compiled path gave up; ``receive`` must follow.
 
-        Returns:
-            What ``receive`` returns for a STEP. None when the long way must finish: the
-            action is sent, and ``receive`` gets the rest.
+        Args:
+            how: what ``Exchange.step`` says: NotImplemented when nothing was sent, None
+                when no reply came within ``slice_ns``, True when it is there.
+            action: for a step that was not sent.
+            slice_ns: how long the compiled path has waited.
         """
-        exchange = self._exchange
-        result = NotImplemented if exchange is None else exchange.step(action, slice_ns)
-        if result is NotImplemented:
+        if how is NotImplemented:
             self.send_step(action)
-            return None
-        if result is None:
+        elif how is None:
             self._waited_ns = slice_ns
-        return None if result is True else result
 
     def _check(self, command: Command) -> None:
         self._take_over()
@@ -294,10 +293,13 @@ class Session:
         except RemoteProtocolError:
             self.end(Bye.FAILED)
             raise
-        # In this order: interrupted in between, the reply can be received again.
+        # Signals come at calls. From the last one on there is none before our caller has the
+        # value: interrupted before, the reply is pending and can be received again.
+        following, exchange = self._machine.following(Event.OK), self.exchange
         self._answered_seq = self._seq
-        self._machine.they(Event.OK)
-        self._arm()
+        self._machine.state = following
+        if exchange is not None:
+            exchange.seq, exchange.armed = self._seq, following is State.IN_EPISODE
         return value
 
     def _read(self, size: int, *, copy: bool) -> Any:
@@ -354,7 +356,7 @@ class Session:
             RemoteProtocolError: the peer's bytes are no action; the session is over.
         """
         self._catch_up()
-        exchange = self._exchange
+        exchange = self.exchange
         if exchange is None or not exchange.armed:
             return NOTHING
         exchange.calling = False
@@ -453,9 +455,9 @@ class Session:
         on_end, self._on_end = self._on_end, _nothing
         if on_end is _nothing:
             return
-        if self._exchange is not None:
-            self._exchange.release()
-            self._exchange = self._lane_exchange = self._plain_reply = None
+        if self.exchange is not None:
+            self.exchange.release()
+            self.exchange = self._lane_exchange = self._plain_reply = None
         self._machine.end()
         self._channel.say_bye(bye)
         # The records hold views; without them the data file can be unmapped.
@@ -466,7 +468,7 @@ class Session:
     def orphan(self) -> None:
         """In a forked child: the session is the parent's, and every move here is refused."""
         self._machine = _ForkedMachine(State.ENDED)
-        self._exchange = self._lane_exchange = None
+        self.exchange = self._lane_exchange = None
         self._on_end = _nothing
 
 

@@ -46,7 +46,7 @@ def atomics_twin(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
     except ImportError as error:
         pytest.skip(f"no {twin} atomics here: {error}")
     monkeypatch.setattr(atomics, "Word", module.Word)
-    for name in ("Exchange", "LaneExchange"):
+    for name in ("Exchange", "Guard", "LaneExchange"):
         monkeypatch.setattr(atomics, name, getattr(module, name, None))
     monkeypatch.setattr(atomics, "IMPLEMENTATION", twin)
     monkeypatch.setenv("RLAY_ATOMICS", twin)

@@ -78,7 +78,7 @@ _CLIENT_OF_ENV = (
     Point("hello handed over", _HAND_OVER, "after", ending=LOST),
     Point("data file mapped", "rlay.channel.files:unlink", "before", ending=LOST),
     Point("data file unlinked", "rlay.channel.files:unlink", "after", ending=LOST),
-    Point("attached", "rlay.client:MemClient.attach", "after", ending=LOST),
+    Point("attached", "rlay.client:MemClient.open_session", "after", ending=LOST),
 )
 _CLIENT_OF_AGENT = (
     Point("hello handed over", _HAND_OVER, "after"),

@@ -223,7 +223,9 @@ def say(what: Any) -> None:
 def use_twin(twin: str) -> None:
     """Use this twin of the atomics in this process."""
     names = {"compiled": "rlay._atomics", "pure": "rlay._atomics_pure"}
-    atomics.Word = importlib.import_module(names[twin]).Word  # type: ignore[misc]
+    module = importlib.import_module(names[twin])
+    atomics.Word, atomics.Guard = module.Word, module.Guard  # type: ignore[misc]
+    atomics.Exchange = getattr(module, "Exchange", None)
     atomics.IMPLEMENTATION = twin
 
 

@@ -36,6 +36,7 @@ class Channel:
         generation: of the control file, and so of the session.
         mapping: the control file.
         strategy: how this side waits.
+        guard: of this side's endpoint; a wait ends when it says so.
     """
 
     def __init__(
@@ -46,11 +47,12 @@ class Channel:
         peer_lock: OsLock,
         generation: int,
         strategy: WaitStrategy,
+        guard: atomics.Guard,
     ) -> None:
         """Take over a mapped control file; ``peer_lock`` is probed, never held."""
         self.paths, self.mapping, self.side, self.generation = paths, mapping, side, generation
         self._peer_lock = peer_lock
-        self.strategy = strategy
+        self.strategy, self.guard = strategy, guard
         us, them = side.name.lower(), side.peer.name.lower()
         self._turn = self._word("turn")
         self._our_waiting = self._word(f"{us}_waiting")
@@ -99,8 +101,10 @@ class Channel:
         deadline, a signal. A dead peer is the caller's to notice, by ``lost_peer``.
 
         Raises:
+            LocalProtocolError: another thread closes this endpoint.
             RemoteProtocolError: the turn word holds something that is no turn.
         """
+        self._check_wanted()
         # acquire: pairs with the release in the peer's hand_over (§6.3)
         strategy, slice_ns = self.strategy, deadline.slice_ns()
         if strategy.nap_ns:
@@ -112,6 +116,10 @@ class Channel:
         if value not in _TURN_VALUES:
             raise RemoteProtocolError(f"the turn word is {value:#x}, which is no turn (§6.1)")
         return False
+
+    def _check_wanted(self) -> None:
+        if self.guard.stop and self.guard.refusal:
+            raise self.guard.refusal()
 
     def lost_peer(self, *, probe: bool = True) -> PeerError | None:
         """Return what became of the peer, or None while it lives.
@@ -160,8 +168,10 @@ class Channel:
             ChannelTimeoutError: the deadline passed and the peer is alive.
             PeerClosedError: the peer said goodbye.
             PeerLostError: the peer vanished; noticed within a slice of its death.
+            LocalProtocolError: another thread closes this endpoint.
             RemoteProtocolError: the turn word holds something that is no turn.
         """
+        self._check_wanted()
         start = time.monotonic_ns() - waited_ns
         next_probe = start + SLICE_NS
         ours = self.our_turn() if waited_ns else self.wait_slice(deadline)

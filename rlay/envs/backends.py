@@ -20,6 +20,7 @@ from rlay.errors import (
     PeerError,
     RemoteProtocolError,
 )
+from rlay.lifetime import alone, close, closed, new_guard
 from rlay.protocol.constants import DEFAULT_BODY_CAPACITY, Command, Feature, Role
 from rlay.protocol.records import Request
 from rlay.protocol.schema import Schema, describe_env
@@ -116,18 +117,20 @@ class Backend(abc.ABC):
         if env is not None:
             features |= Feature.CALL
         self._session: Session | None = None
+        self.guard = new_guard()
         self._endpoint = self._open(channel, schema, features)
 
     @abc.abstractmethod
     def _open(self, channel: str, schema: Schema, features: Feature) -> MemServer | MemClient:
         """Open this side's endpoint."""
 
-    @abc.abstractmethod
     def _attach(self, timeout: float | None) -> Session:
         """Wait for an agent."""
+        return self._endpoint.open_session(timeout)
 
     # A loop of one's own.
 
+    @alone
     def next_request(self, timeout: float | None = -1.0) -> Request | None:
         """Wait for the agent's next RESET or STEP, attaching first if there is no session.
 
@@ -143,17 +146,22 @@ class Backend(abc.ABC):
         Raises:
             ChannelTimeoutError: none came; call this again, not ``decide()``.
             PeerClosedError, PeerLostError: the agent left; the next call waits for another.
+            LocalProtocolError: closed, by another thread perhaps.
         """
+        return self._next_request(self.timeout if timeout == -1.0 else timeout)
+
+    def _next_request(self, timeout: float | None) -> Request | None:
         if self._session is None or self._session.ended:
             self._session = self._attach(self.attach_timeout)
         while True:
-            request = self._session.next_request(self.timeout if timeout == -1.0 else timeout)
+            request = self._session.next_request(timeout)
             if request.command in (Command.RESET, Command.STEP):
                 return request
             self._answer(self._session, request)
             if self._session.ended:
                 return None
 
+    @alone
     def decide(
         self,
         observation: Any,
@@ -185,15 +193,16 @@ class Backend(abc.ABC):
             session.reply_reset(observation, info or {})
         else:
             session.reply_step(observation, reward, terminated, truncated, info or {})
-        return self.next_request()
+        return self._next_request(self.timeout)
 
+    @alone
     def fail(self, error: BaseException) -> Request | None:
         """Answer the open request with an exception, and wait for the next request.
 
         The agent gets a ``RemoteError``; its next request is a RESET.
         """
         self._open_request().reply_error(error)
-        return self.next_request()
+        return self._next_request(self.timeout)
 
     def _open_request(self) -> Session:
         if self._session is None or self._session.pending is None:
@@ -202,10 +211,12 @@ class Backend(abc.ABC):
 
     # Hosting an environment.
 
+    @alone
     def serve(self, *, sessions: int | None = None) -> None:
         """Serve agents one after another with the environment.
 
-        Returns after ``sessions`` of them; None serves until interrupted. An agent that
+        Returns after ``sessions`` of them, or when another thread, or the environment,
+        calls ``close()``; None serves until interrupted. An agent that
         leaves or dies ends its session, not this loop. Attaching waits for
         ``attach_timeout``, a request for as long as the agent lives.
 
@@ -215,6 +226,13 @@ class Backend(abc.ABC):
         """
         if self._env is None:
             raise LocalProtocolError("serve() needs an env; use next_request() and decide()")
+        try:
+            self._serve(sessions)
+        except LocalProtocolError:
+            if self.guard.refusal is not closed:
+                raise
+
+    def _serve(self, sessions: int | None) -> None:
         served = 0
         while sessions is None or served < sessions:
             self._session = self._attach(self.attach_timeout)
@@ -294,8 +312,15 @@ class Backend(abc.ABC):
     # Both.
 
     def close(self) -> None:
-        """Say goodbye and release the channel, and close the environment; twice is fine."""
-        self._endpoint.close()
+        """Say goodbye and release the channel, and close the environment; twice is fine.
+
+        In any thread: ``serve()`` in another one returns, when the environment has finished
+        the request it is at.
+        """
+        close(self.guard, self._finish)
+
+    def _finish(self) -> None:
+        self._endpoint.shut()
         if self._env is not None:
             env, self._env = self._env, None
             env.close()
@@ -314,12 +339,9 @@ class ServerBackend(Backend):
 
     def _open(self, channel: str, schema: Schema, features: Feature) -> MemServer:
         self._server = MemServer(
-            channel, Role.ENV, features=features, schema=schema, wait=self._wait
+            channel, Role.ENV, features=features, schema=schema, wait=self._wait, guard=self.guard
         )
         return self._server
-
-    def _attach(self, timeout: float | None) -> Session:
-        return self._server.accept(timeout)
 
 
 class ClientBackend(Backend):
@@ -327,9 +349,6 @@ class ClientBackend(Backend):
 
     def _open(self, channel: str, schema: Schema, features: Feature) -> MemClient:
         self._client = MemClient(
-            channel, Role.ENV, features=features, schema=schema, wait=self._wait
+            channel, Role.ENV, features=features, schema=schema, wait=self._wait, guard=self.guard
         )
         return self._client
-
-    def _attach(self, timeout: float | None) -> Session:
-        return self._client.attach(timeout)

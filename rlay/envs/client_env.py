@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 from rlay.client import MemClient
 from rlay.envs.remote_env import RemoteEnv
 from rlay.protocol.constants import Role
-from rlay.session import Session
 
 
 class ClientEnv(RemoteEnv):
@@ -23,8 +21,5 @@ class ClientEnv(RemoteEnv):
 
     _entry_point = "rlay:ClientEnv"
 
-    def _connect(
-        self, **settings: Any
-    ) -> tuple[Callable[[float | None], Session], Callable[[], None]]:
-        endpoint = MemClient(self.channel, Role.AGENT, **settings)
-        return endpoint.attach, endpoint.close
+    def _connect(self, **settings: Any) -> MemClient:
+        return MemClient(self.channel, Role.AGENT, **settings)

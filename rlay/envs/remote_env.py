@@ -8,25 +8,26 @@ from __future__ import annotations
 
 import abc
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import gymnasium
 from gymnasium.envs.registration import EnvSpec
 
 from rlay.channel.wait import Deadline
+from rlay.client import MemClient
 from rlay.envs.launch import Launcher
 from rlay.errors import (
     LayoutMismatchError,
-    LocalProtocolError,
     PeerLostError,
     RlayError,
     UnsupportedSpaceError,
 )
+from rlay.lifetime import alone, close, new_guard
 from rlay.protocol.constants import Feature, Role
 from rlay.protocol.schema import Schema, first_difference
 from rlay.protocol.spaces import capacities_of, describe, space_from
-from rlay.session import Session
+from rlay.server import MemServer
 
 #: How long ``close()`` waits for the environment's acknowledgement, seconds.
 _CLOSE_TIMEOUT = 2.0
@@ -64,6 +65,7 @@ class RemoteEnv(gymnasium.Env[Any, Any], abc.ABC):
         timeout: seconds each call waits for the environment; None waits for as long
             as the peer lives.
         channel: name of the channel.
+        guard: lets in one call at a time, in whatever thread, and ``close()`` always.
     """
 
     #: How to make another one like this: ``module:name``.
@@ -113,24 +115,23 @@ class RemoteEnv(gymnasium.Env[Any, Any], abc.ABC):
         self._expected = {"observation": observation_space, "action": action_space}
         self._fresh = False
         self._schema: Schema | None = None
-        self._closed = False
-        self._new_session, self._release = self._connect(
+        self.guard = new_guard()
+        self._endpoint = self._connect(
             features=Feature.RENDER | Feature.CALL,
             accepts=self._accepts,
             starting=self._starting,
             wait=wait,
+            guard=self.guard,
         )
         try:
-            self._open(attach_timeout)
+            self.guard(self._open, attach_timeout)
         except BaseException:
-            self._release()
+            self._endpoint.close()
             raise
 
     @abc.abstractmethod
-    def _connect(
-        self, **settings: Any
-    ) -> tuple[Callable[[float | None], Session], Callable[[], None]]:
-        """Open this side's endpoint; return how to get a session, and how to close it."""
+    def _connect(self, **settings: Any) -> MemServer | MemClient:
+        """Open this side's endpoint."""
 
     @property
     def timeout(self) -> float | None:
@@ -178,7 +179,7 @@ class RemoteEnv(gymnasium.Env[Any, Any], abc.ABC):
     def _open(self, timeout: float | None) -> None:
         if self._launcher:
             self._fresh = self._launcher.start()
-        self._session = self._new_session(timeout)
+        self._session = self._endpoint.open_session(timeout)
         self._session.compile_steps(Role.AGENT, copy=self._copy)
         if self._schema is None:
             self._schema = self._session.schema
@@ -203,10 +204,6 @@ class RemoteEnv(gymnasium.Env[Any, Any], abc.ABC):
                 kwargs={"channel": self.channel},
             )
 
-    def _check_open(self) -> None:
-        if self._closed:
-            raise LocalProtocolError("this environment is closed; make a new one")
-
     def _receive(self, timeout: float | None) -> Any:
         try:
             return self._session.receive(timeout, copy=self._copy)
@@ -215,6 +212,7 @@ class RemoteEnv(gymnasium.Env[Any, Any], abc.ABC):
                 raise self._launcher.explain(lost) from None
             raise
 
+    @alone
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Any, dict[str, Any]]:
@@ -234,7 +232,6 @@ class RemoteEnv(gymnasium.Env[Any, Any], abc.ABC):
             PeerClosedError, PeerLostError: the peer left; reset again to attach again.
             ChannelTimeoutError: no reply in time; call ``wait()``.
         """
-        self._check_open()
         super().reset(seed=seed)
         if self._session.ended:
             self._open(self.attach_timeout)
@@ -253,18 +250,29 @@ class RemoteEnv(gymnasium.Env[Any, Any], abc.ABC):
             change when the next request is sent.
 
         Raises:
-            LocalProtocolError: before ``reset()``, while another call is pending, or closed.
+            LocalProtocolError: before ``reset()``, while another call is pending or in
+                progress, or closed.
             LayoutError: the record cannot hold exactly this action; nothing was sent.
             RemoteError: the environment raised; ``reset()`` starts a new episode.
             PeerClosedError, PeerLostError: the peer left; ``reset()`` attaches again.
             ChannelTimeoutError: no reply in time; call ``wait()``.
         """
-        self._check_open()
-        result = self._session.step(action, self._slice_ns)
-        if result is None:
-            result = self._receive(self._timeout)
-        return result  # type: ignore[no-any-return]
+        exchange = self._session.exchange
+        if exchange is None:
+            return self.guard(self.finish_step, NotImplemented, action)
+        return exchange.step(action, self._slice_ns, self)  # type: ignore[no-any-return]
 
+    def finish_step(self, how: Any, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        """Be called by ``step``, below the guard, where the compiled path does not get through.
+
+        Args:
+            how: as of ``Session.take_over_step``.
+            action: of the step.
+        """
+        self._session.take_over_step(how, action, self._slice_ns)
+        return self._receive(self._timeout)  # type: ignore[no-any-return]
+
+    @alone
     def wait(self, timeout: float | None = -1.0) -> Any:
         """Go on waiting for the call that timed out or was interrupted.
 
@@ -277,15 +285,15 @@ class RemoteEnv(gymnasium.Env[Any, Any], abc.ABC):
         Raises:
             LocalProtocolError: nothing is pending.
         """
-        self._check_open()
         return self._receive(self.timeout if timeout == -1.0 else timeout)
 
+    @alone
     def reattach(self) -> None:
         """Give up whatever is pending and attach anew; ``reset()`` must come next."""
-        self._check_open()
         self._session.end()
         self._open(self.attach_timeout)
 
+    @alone
     def render(self) -> Any:
         """Return what the environment renders.
 
@@ -296,7 +304,6 @@ class RemoteEnv(gymnasium.Env[Any, Any], abc.ABC):
         Raises:
             LocalProtocolError: the environment does not offer rendering.
         """
-        self._check_open()
         self._session.send_render()
         return self._receive(self.timeout)
 
@@ -311,8 +318,8 @@ class RemoteEnv(gymnasium.Env[Any, Any], abc.ABC):
         """Set a public attribute of the environment."""
         self._ask("set", name, (value,), {})
 
+    @alone
     def _ask(self, op: str, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        self._check_open()
         self._session.send_call(op, name, args, kwargs)
         return self._receive(self.timeout)
 
@@ -320,11 +327,12 @@ class RemoteEnv(gymnasium.Env[Any, Any], abc.ABC):
         """End the session, and the process if we launched it; twice is fine.
 
         An environment that can be asked is asked first, so that it has finished when
-        this returns; one that is busy or dead is told by the goodbye alone.
+        this returns; one that is busy or dead is told by the goodbye alone. Another
+        thread's call that still waits ends with a ``LocalProtocolError``.
         """
-        if self._closed:
-            return
-        self._closed = True
+        close(self.guard, self._finish)
+
+    def _finish(self) -> None:
         try:
             self._session.send_close()
             self._session.receive(_CLOSE_TIMEOUT)
@@ -332,6 +340,6 @@ class RemoteEnv(gymnasium.Env[Any, Any], abc.ABC):
             # Busy, late or gone: the goodbye that follows needs no turn.
             pass
         finally:
-            self._release()
+            self._endpoint.shut()
             if self._launcher:
                 self._launcher.stop()

@@ -20,6 +20,7 @@ from rlay.envs.vector_backend import AUTORESET
 from rlay.envs.vector_pool import Pool
 from rlay.envs.vector_workers import Worker
 from rlay.errors import LayoutError, LocalProtocolError, RemoteProtocolError
+from rlay.lifetime import alone, close, new_guard
 from rlay.protocol.lanes import LaneReplyRecord, LaneRequestRecord
 from rlay.protocol.schema import Schema, compile_layout
 from rlay.protocol.spaces import space_from
@@ -33,6 +34,7 @@ class RemoteVector(gymnasium.vector.VectorEnv[Any, Any, np.ndarray]):
     Attributes:
         channels: names of the channels.
         lanes: how many lanes each worker has; they are numbered in this order.
+        guard: lets in one call at a time, in whatever thread, and ``close()`` always.
     """
 
     def __init__(
@@ -74,13 +76,16 @@ class RemoteVector(gymnasium.vector.VectorEnv[Any, Any, np.ndarray]):
             raise LocalProtocolError("give at least one channel, and a launcher for each or none")
         self._copy = copy
         expected = {"observation": observation_space, "action": action_space}
-        self._pool = Pool(
+        self.guard = new_guard()
+        self._pool = self.guard(
+            Pool,
             self.channels,
             launchers,
             timeout=timeout,
             attach_timeout=attach_timeout,
             accepts=lambda schema: check_spaces(schema, expected),
             wait=wait,
+            guard=self.guard,
         )
         self.lanes = tuple(worker.count for worker in self._workers)
         self.num_envs = sum(self.lanes)
@@ -132,10 +137,9 @@ class RemoteVector(gymnasium.vector.VectorEnv[Any, Any, np.ndarray]):
         return self.get_attr("np_random_seed")
 
     def _check_idle(self, *, but_for_flying: bool = False) -> None:
-        if self.closed:
-            raise LocalProtocolError("this environment is closed; make a new one")
         self._pool.check_idle(but_for_flying=but_for_flying)
 
+    @alone
     def wait(self, timeout: float | None = -1.0) -> Any:
         """Go on waiting for the call that timed out or was interrupted.
 
@@ -169,6 +173,7 @@ class RemoteVector(gymnasium.vector.VectorEnv[Any, Any, np.ndarray]):
             raise LayoutError(f"{len(values)} values for {self.num_envs} lanes")
         self._ask_all("set", name, lambda worker: (list(values[worker.where]),), {})
 
+    @alone
     def _ask_all(self, op: str, name: str, args: Any, kwargs: dict[str, Any]) -> tuple[Any, ...]:
         self._check_idle()
         self._check_sessions()
@@ -194,6 +199,7 @@ class RemoteVector(gymnasium.vector.VectorEnv[Any, Any, np.ndarray]):
         if lost := [str(worker) for worker in self._workers if worker.session.ended]:
             raise LocalProtocolError(f"{', '.join(lost)}: the session is over; call reset() first")
 
+    @alone
     def render(self) -> tuple[Any, ...]:
         """Return what every lane renders, in order."""
         self._check_idle()
@@ -218,8 +224,8 @@ class RemoteVector(gymnasium.vector.VectorEnv[Any, Any, np.ndarray]):
         return rendered
 
     def close_extras(self, **kwargs: Any) -> None:
-        """End the sessions, and the processes if we launched them."""
-        self._pool.close()
+        """End the sessions, and the processes if we launched them; in any thread."""
+        close(self.guard, self._pool.close)
 
     def __enter__(self: Vector) -> Vector:
         """Return self; leaving the block closes it."""

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 from rlay.envs.remote_env import RemoteEnv
 from rlay.protocol.constants import Role
 from rlay.server import MemServer
-from rlay.session import Session
 
 
 class ServerEnv(RemoteEnv):
@@ -26,8 +24,5 @@ class ServerEnv(RemoteEnv):
 
     _entry_point = "rlay:ServerEnv"
 
-    def _connect(
-        self, **settings: Any
-    ) -> tuple[Callable[[float | None], Session], Callable[[], None]]:
-        endpoint = MemServer(self.channel, Role.AGENT, **settings)
-        return endpoint.accept, endpoint.close
+    def _connect(self, **settings: Any) -> MemServer:
+        return MemServer(self.channel, Role.AGENT, **settings)

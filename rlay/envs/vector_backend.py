@@ -17,6 +17,7 @@ from gymnasium.vector import AutoresetMode
 from rlay.envs.backends import ServerBackend
 from rlay.envs.facts import frame_capacity_of, read_facts
 from rlay.errors import LayoutError, LocalProtocolError, RemoteProtocolError
+from rlay.lifetime import new_guard
 from rlay.protocol.constants import DEFAULT_BODY_CAPACITY, Command, Feature
 from rlay.protocol.lane_codecs import LaneError
 from rlay.protocol.lanes import LaneRequest, LaneResults
@@ -272,6 +273,7 @@ class VectorBackend(ServerBackend):
         self.timeout, self.attach_timeout = timeout, attach_timeout
         self._session: Session | None = None
         self._wait = wait
+        self.guard = new_guard()
         self._lanes = Lanes(factories, AutoresetMode(autoreset_mode))
         self._env, self._render = self._lanes.envs[0], None
         try:
@@ -317,8 +319,7 @@ class VectorBackend(ServerBackend):
         else:
             session.reply_value()
 
-    def close(self) -> None:
-        """Say goodbye, release the channel, and close the environments; twice is fine."""
-        self._endpoint.close()
+    def _finish(self) -> None:
+        self._endpoint.shut()
         self._env = None
         self._lanes.close()

@@ -11,6 +11,7 @@ from rlay.envs.remote_vector import RemoteVector
 from rlay.envs.vector_arguments import read_ids, read_mask, read_seeds, share_out
 from rlay.envs.vector_workers import Batch, Worker
 from rlay.errors import LocalProtocolError
+from rlay.lifetime import alone
 from rlay.protocol.lanes import LaneActions, LaneReply, LaneSeeds
 
 Step = tuple[Any, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]
@@ -54,6 +55,7 @@ class VectorEnv(RemoteVector):
 
     # Reset and step.
 
+    @alone
     def reset(
         self,
         *,
@@ -116,6 +118,7 @@ class VectorEnv(RemoteVector):
             if (left_out := np.flatnonzero(fresh & ~mask)).size:
                 raise LocalProtocolError(f"lanes {left_out.tolist()} need a reset too")
 
+    @alone
     def step(self, actions: Any) -> Step:
         """Step every lane.
 
@@ -169,6 +172,7 @@ class VectorEnv(RemoteVector):
 
     # First ready.
 
+    @alone
     def send(self, actions: Any, env_ids: Any = None) -> None:
         """Send actions without waiting; ``recv()`` gets the results.
 
@@ -196,6 +200,7 @@ class VectorEnv(RemoteVector):
             first = which.start if isinstance(which, slice) else None
             self._pool.launch(worker, LaneActions(exact, which, lanes), arrays, first)
 
+    @alone
     def recv(self, timeout: float | None = -1.0) -> Step:
         """Return the results of the first workers that are ready, at least one.
 

@@ -18,6 +18,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from rlay.atomics import Guard
 from rlay.channel.wait import SLICE_NS, usable_cores
 from rlay.envs.launch import Launcher
 from rlay.envs.vector_workers import Worker, check_alike
@@ -92,6 +93,7 @@ class Pool:
         attach_timeout: float | None,
         accepts: Callable[[Schema], None],
         wait: str | None,
+        guard: Guard,
     ) -> None:
         """Start and attach all workers.
 
@@ -112,7 +114,7 @@ class Pool:
             for index, channel in enumerate(channels):
                 launcher = launchers[index] if launchers else None
                 accepter = self._accepter(index)
-                self.workers.append(Worker(index, channel, launcher, accepter, wait))
+                self.workers.append(Worker(index, channel, launcher, accepter, wait, guard))
             self.revive()
         except BaseException:
             self.close()

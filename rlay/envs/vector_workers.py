@@ -12,6 +12,7 @@ from typing import Any
 import gymnasium
 import numpy as np
 
+from rlay.atomics import Guard
 from rlay.client import MemClient
 from rlay.envs.launch import Launcher
 from rlay.errors import (
@@ -51,6 +52,7 @@ class Worker:
         launcher: Launcher | None,
         accepts: Callable[[Schema], None],
         wait: str | None = None,
+        guard: Guard | None = None,
     ) -> None:
         """Open the endpoint; ``attach`` comes later, so that all processes start at once."""
         self.index, self.channel, self.launcher = index, channel, launcher
@@ -65,6 +67,7 @@ class Worker:
             accepts=accepts,
             starting=self._starting,
             wait=wait,
+            guard=guard,
         )
 
     def start(self) -> None:
@@ -84,7 +87,7 @@ class Worker:
             PeerLostError: the process ended before it attached.
             ChannelNotFoundError, ChannelBusyError: as of ``MemClient.attach``.
         """
-        self.session = self._endpoint.attach(timeout)
+        self.session = self._endpoint.open_session(timeout)
         self.session.compile_steps(Role.AGENT)
         self.first, self.count = first, self.session.schema.groups[0].lanes
         self.where = slice(first, first + self.count)
@@ -140,7 +143,7 @@ class Worker:
         with contextlib.suppress(RlayError, AttributeError):
             if self.session.pending is Command.CLOSE:
                 self.session.receive(timeout)
-        self._endpoint.close()
+        self._endpoint.shut()
 
 
 class Batch:

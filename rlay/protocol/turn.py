@@ -127,6 +127,11 @@ class TurnMachine:
             )
         self.state = following
 
+    def following(self, event: Event | Command) -> State:
+        """Return the state after an event that is allowed now."""
+        following = _NEXT[self.state][event]
+        return self.state if following is None else following
+
     def check(self, event: Event | Command) -> None:
         """Raise what ``we`` would raise, but change nothing."""
         # Not by moving there and back: Ctrl-C in between would leave the state changed.

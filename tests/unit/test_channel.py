@@ -13,6 +13,7 @@ from rlay.channel import files
 from rlay.channel.channel import Channel
 from rlay.channel.locks import OsLock
 from rlay.channel.wait import SLICE_NS, STRATEGIES, Deadline, wait_strategy
+from rlay.lifetime import new_guard
 from rlay.protocol.constants import CONTROL_SIZE, Bye, Side
 from rlay.protocol.header import HEADER
 
@@ -38,7 +39,13 @@ class Ends:
         mappings = {SERVER: mapping, CLIENT: files.attach(self.paths.control)}
         self.ends = {
             side: Channel(
-                self.paths, mappings[side], side, self.probes[side], 7, wait_strategy(alias)
+                self.paths,
+                mappings[side],
+                side,
+                self.probes[side],
+                7,
+                wait_strategy(alias),
+                new_guard(),
             )
             for side in Side
         }

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from rlay import atomics
+from rlay.lifetime import new_guard
 from rlay.protocol.constants import Command, Side
 from rlay.protocol.header import HEADER
 from rlay.protocol.records import PREFIX
@@ -72,6 +73,7 @@ class Pair:
             spin_ns=0,
             longest_spin_ns=0,
             nap_ns=0,
+            guard=new_guard(),
         )
         exchange.armed = True
         return exchange
@@ -339,6 +341,7 @@ def test_what_cannot_be_is_refused(pair: Pair, name: str, value: Any, problem: s
         "spin_ns": 0,
         "longest_spin_ns": 0,
         "nap_ns": 0,
+        "guard": new_guard(),
     }
     with pytest.raises(ValueError, match=problem):
         atomics.Exchange(**{**arguments, name: value})  # type: ignore[misc]

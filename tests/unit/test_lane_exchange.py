@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from rlay import atomics
+from rlay.lifetime import new_guard
 from rlay.protocol.constants import Command, Side
 from rlay.protocol.header import HEADER
 from rlay.protocol.records import PREFIX
@@ -77,6 +78,7 @@ class Pair:
             spin_ns=0,
             longest_spin_ns=0,
             nap_ns=0,
+            guard=new_guard(),
         )
         exchange.armed = True
         return exchange
