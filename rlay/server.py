@@ -114,6 +114,9 @@ class MemServer:
 
     def _publish(self) -> None:
         """Put a fresh control file in place (§10); the old one, if any, becomes an orphan."""
+        # If the lock file was removed, another server may have started: only one goes on (§11).
+        if not self._lock.keep():
+            raise self._busy()
         self._retire()
         files.check_replaceable(self.paths.control)
         generation = secrets.randbits(64) or 1
@@ -175,8 +178,6 @@ class MemServer:
         while True:
             channel = self._channel
             if channel is None:
-                if not self._lock.held and not self._lock.acquire():
-                    raise self._busy()
                 self._publish()
                 continue
             if self._starting:
@@ -204,9 +205,6 @@ class MemServer:
             if channel.lost_peer() and not channel.our_turn():
                 self._give_up(channel)
         elif not channel.mapping.is_at(self.paths.control):
-            # If the lock file went too, another server may have started: only one goes on (§11).
-            if not self._lock.keep():
-                raise self._busy()
             self._give_up(channel)
         return False
 

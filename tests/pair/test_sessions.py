@@ -13,6 +13,7 @@ import pytest
 
 import rlay
 from rlay import Command
+from rlay.channel.locks import OsLock
 from rlay.protocol.header import HEADER
 from tests.peers import BACKENDS, FACES, MODES, WATCHDOG, Task, hosted, serving, until
 from tests.toys import Counter
@@ -278,6 +279,21 @@ def test_a_server_that_lost_its_lock_file_takes_it_again(channel_root: Path) -> 
                 rlay.ServerBackend(CHANNEL, Counter())
             play(env)
         serve.result()
+
+
+@both_modes
+def test_a_lock_file_removed_in_a_session_is_back_with_the_next(
+    mode: str, channel_root: Path
+) -> None:
+    """Or every client that comes later would take the server for dead at each slow step."""
+    path = channel_root / f"{CHANNEL}.server.lock"
+    with hosted(mode, Counter(), CHANNEL) as env:
+        play(env)
+        path.unlink()
+        env.reattach()
+        play(env)
+        with contextlib.closing(OsLock(path)) as probe:
+            assert not probe.is_free()
 
 
 def test_a_server_that_lost_everything_to_another_gives_way(channel_root: Path) -> None:
