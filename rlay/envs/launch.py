@@ -96,6 +96,7 @@ class Launcher:
             raise files.forked_endpoint()
         if self.running():
             return False
+        self._let_go()
         descriptors = [make() for make in self._inherit]
         try:
             command = list(self._command)
@@ -144,6 +145,10 @@ class Launcher:
     def _after_fork(self) -> None:
         # The process is the parent's, and so is the pipe whose end tells that the parent died.
         self._forked = True
+        self._let_go()
+
+    def _let_go(self) -> None:
+        """Forget a process that has ended or is the parent's, and close our end of its pipe."""
         if self._finalizer:
             self._finalizer.detach()
         if self._process and self._process.stdin:

@@ -128,6 +128,19 @@ def test_the_process_ends_in_a_step(mode: str, mishap: str, code: int) -> None:
         env.close()
 
 
+@pytest.mark.one_twin
+def test_processes_that_die_leave_no_descriptor_with_us(channel_root: Path) -> None:
+    with contextlib.closing(rlay.make(Counter, timeout=WATCHDOG)) as env:
+        held = []
+        for _ in range(3):
+            env.reset()
+            held.append(len(os.listdir("/proc/self/fd")))
+            os.kill(env.call("process_id"), signal.SIGKILL)
+            with pytest.raises(rlay.PeerLostError):
+                env.step(1)
+        assert len(set(held)) == 1, held
+
+
 @both_modes
 @pytest.mark.parametrize("python", [None, sys.executable])
 def test_a_constructor_that_raises(mode: str, python: str | None, channel_root: Path) -> None:
