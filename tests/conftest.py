@@ -45,8 +45,7 @@ def atomics_twin(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
         module = importlib.import_module(TWINS[twin])
     except ImportError as error:
         pytest.skip(f"no {twin} atomics here: {error}")
-    monkeypatch.setattr(atomics, "Word", module.Word)
-    for name in ("Exchange", "Guard", "LaneExchange"):
+    for name in atomics.__all__:
         monkeypatch.setattr(atomics, name, getattr(module, name, None))
     monkeypatch.setattr(atomics, "IMPLEMENTATION", twin)
     monkeypatch.setenv("RLAY_ATOMICS", twin)

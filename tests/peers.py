@@ -181,6 +181,7 @@ class Forge:
             env=environment(),
             start_new_session=True,
         )
+        self.pid = self._process.pid
         self._lock = threading.Lock()
 
     def ask(self, question: dict[str, Any]) -> Any:
@@ -224,8 +225,8 @@ def use_twin(twin: str) -> None:
     """Use this twin of the atomics in this process."""
     names = {"compiled": "rlay._atomics", "pure": "rlay._atomics_pure"}
     module = importlib.import_module(names[twin])
-    atomics.Word, atomics.Guard = module.Word, module.Guard  # type: ignore[misc]
-    atomics.Exchange = getattr(module, "Exchange", None)
+    for name in atomics.__all__:
+        setattr(atomics, name, getattr(module, name, None))
     atomics.IMPLEMENTATION = twin
 
 
