@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 PORT := ports/reference_c
 STAMP := $(VENV)/installed
 
-.PHONY: build port test lint demo clean
+.PHONY: build port test lint demo chaos clean
 
 build: $(STAMP) port
 
@@ -31,6 +31,10 @@ lint: $(STAMP)
 
 demo: build
 	$(BIN)/rlay demo
+
+# MINUTES=10 SEED=1a2b ARGUMENTS=--json: a seed that was printed draws the same disturbances again.
+chaos: build
+	$(BIN)/python -m tests.chaos --minutes $(or $(MINUTES),10) $(if $(SEED),--seed $(SEED)) $(ARGUMENTS)
 
 clean:
 	-$(MAKE) --no-print-directory -C $(PORT) clean
