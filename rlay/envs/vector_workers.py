@@ -144,6 +144,8 @@ class Worker:
             if self.session.pending is Command.CLOSE:
                 self.session.receive(timeout)
         self._endpoint.shut()
+        # Its record keeps the data file mapped, and the collector may come late to a closed vector.
+        self.last = None
 
 
 class Batch:

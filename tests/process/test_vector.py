@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import sys
@@ -180,6 +181,20 @@ def test_a_worker_killed_in_flight_does_not_take_the_others_results(channel_root
         assert (lost, seen) == ([-signal.SIGKILL], [1])
         envs.reset()
         assert envs.step([1, 2])[1].tolist() == [1.0, 2.0]
+
+
+def test_a_closed_vector_keeps_no_file_open_until_the_collector_comes() -> None:
+    gc.disable()
+    try:
+        held = []
+        for _ in range(2):
+            envs = rlay.make_vec("CartPole-v1", 2, workers=1, timeout=WATCHDOG)
+            envs.reset(seed=0)
+            envs.close()
+            held.append(len(os.listdir("/proc/self/fd")))
+    finally:
+        gc.enable()
+    assert held[0] == held[1]
 
 
 def test_lanes_are_split_evenly() -> None:
