@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 PORT := ports/reference_c
 STAMP := $(VENV)/installed
 
-.PHONY: build port test lint demo chaos clean
+.PHONY: build port test lint demo chaos soak clean
 
 build: $(STAMP) port
 
@@ -35,6 +35,10 @@ demo: build
 # MINUTES=10 SEED=1a2b ARGUMENTS=--json: a seed that was printed draws the same disturbances again.
 chaos: build
 	$(BIN)/python -m tests.chaos --minutes $(or $(MINUTES),10) $(if $(SEED),--seed $(SEED)) $(ARGUMENTS)
+
+# SHARE=0.01 runs a hundredth of all counts.
+soak: build
+	$(BIN)/python -m tests.soak --share $(or $(SHARE),1) $(ARGUMENTS)
 
 clean:
 	-$(MAKE) --no-print-directory -C $(PORT) clean

@@ -15,7 +15,7 @@ from pathlib import Path
 
 SIZE = 4096
 #: The words, by index.
-STEPS, EPISODES, SESSIONS, BEGAN_NS, ALLOWED_NS, STOP, BORN = range(7)
+STEPS, EPISODES, SESSIONS, BEGAN_NS, ALLOWED_NS, STOP, BORN, HOLD = range(8)
 
 
 class Ledger:
