@@ -1,6 +1,7 @@
 # From a fresh clone, with python3 (venv and pip), make and a C compiler:
 #   make demo    see it work          make test   run every test
 #   make build   install into .venv   make lint   style and types only
+#   make races   fifty processes for one channel, again and again
 
 PYTHON ?= python3
 VENV := .venv
@@ -8,7 +9,7 @@ BIN := $(VENV)/bin
 PORT := ports/reference_c
 STAMP := $(VENV)/installed
 
-.PHONY: build port test lint demo chaos soak clean
+.PHONY: build port test lint demo races chaos soak clean
 
 build: $(STAMP) port
 
@@ -23,6 +24,10 @@ port:
 
 test: build
 	$(BIN)/python -m pytest -n 2 --dist worksteal
+
+# Fifty processes for one channel, a hundred times, in every mixture.
+races: build
+	RLAY_TEST_ROUNDS=20 $(BIN)/python -m pytest -n 2 --timeout 600 tests/process/test_races.py
 
 lint: $(STAMP)
 	$(BIN)/python -m ruff check
