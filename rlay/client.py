@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
 import time
 from collections.abc import Callable
@@ -89,8 +90,11 @@ class MemClient:
         self._layout = compile_layout(schema) if schema else None
         self._hello = our_hello(role, features)
         self.paths = files.Paths(name)
-        self._lock = OsLock(self.paths.client_lock)
-        self._server_lock = OsLock(self.paths.server_lock)
+        with contextlib.ExitStack() as undo:
+            self._lock = OsLock(self.paths.client_lock)
+            undo.callback(self._lock.close)
+            self._server_lock = OsLock(self.paths.server_lock)
+            undo.pop_all()
         self._channel: Channel | None = None
         self._session: Session | None = None
         close_at_exit(self)

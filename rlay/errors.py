@@ -182,7 +182,7 @@ class LayoutMismatchError(ChannelError):
 
 
 class UnsafePathError(ChannelError):
-    """A path is a link, a special file, or open to other users."""
+    """A path is a link, a special file, open to other users, or not on a local file system."""
 
     code = 11
 
@@ -198,11 +198,12 @@ class NoSpaceError(ChannelError):
     code = 12
 
     def __init__(self, path: object, needed: int) -> None:
-        """Name the file and the bytes it needs."""
+        """Name the file and the bytes it needs, 0 for an empty one."""
         self.path = str(path)
         self.needed = needed
+        what = f"{needed} bytes" if needed else "another file"
         super().__init__(
-            f"{path}: no space for {needed} bytes; free some, enlarge the file system "
+            f"{path}: no space for {what}; free some, enlarge the file system "
             "(in a container: --shm-size), or set RLAY_DIR to a directory with more room"
         )
 

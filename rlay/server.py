@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import secrets
 from collections.abc import Callable
 
@@ -113,11 +112,25 @@ class MemServer:
         return ChannelBusyError(f"channel {self.paths.name!r} already has a live server", owner)
 
     def _publish(self) -> None:
-        """Put a fresh control file in place (§10); the old one, if any, becomes an orphan."""
-        # If the lock file was removed, another server may have started: only one goes on (§11).
-        if not self._lock.keep():
-            raise self._busy()
+        """Put a fresh control file in place (§10); the old one, if any, becomes an orphan.
+
+        If that fails nothing is offered, and neither a file nor the lock says otherwise.
+        """
+        try:
+            # If the lock file was removed, another server may have started: only one goes on (§11).
+            if not self._lock.keep():
+                raise self._busy()
+            if self._channel:
+                files.unlink(self.paths.data(self._channel.generation))
+            channel = self._build()
+        except BaseException:
+            self._withdraw()
+            self._lock.release()
+            raise
         self._retire()
+        self._channel = channel
+
+    def _build(self) -> Channel:
         files.check_replaceable(self.paths.control)
         generation = secrets.randbits(64) or 1
         private = self.paths.private(generation)
@@ -136,12 +149,12 @@ class MemServer:
             self._hello.write(mapping.memory, Side.SERVER)
             if self._schema and self._layout:
                 write_env_block(mapping.memory, self._schema, self._layout)
-            os.replace(private, self.paths.control)
+            files.rename(private, self.paths.control)
         except BaseException:
             mapping.close()
             files.unlink(private)
             raise
-        self._channel = Channel(
+        return Channel(
             self.paths,
             mapping,
             Side.SERVER,
@@ -150,6 +163,13 @@ class MemServer:
             wait_strategy(self._wait),
             self.guard,
         )
+
+    def _withdraw(self) -> None:
+        """Remove our control file from its path, if it still is there, and let go of it."""
+        # Only while the lock is held, so that it cannot be a successor's file (§11).
+        if self._channel and self._lock.held and self._channel.mapping.is_at(self.paths.control):
+            files.unlink(self.paths.control)
+        self._retire()
 
     def _retire(self) -> None:
         if self._channel:
@@ -296,13 +316,9 @@ class MemServer:
 
     def _session_over(self) -> None:
         if not self._closed:
-            try:
+            # The error that ended the session is the news; accept() tries again.
+            with contextlib.suppress(ChannelError):
                 self._publish()
-            except ChannelError:
-                # The error that ended the session is the news; accept() tries again. Until
-                # then nothing is offered, so the lock must not say otherwise (§10.1).
-                self._retire()
-                self._lock.release()
 
     def close(self) -> None:
         """End the session, withdraw the channel and release it, in any thread; twice is fine."""
@@ -316,11 +332,7 @@ class MemServer:
         if self._session:
             self._session.end()
         if self._channel:
-            channel = self._channel
-            channel.say_bye(Bye.CLOSED)
-            # Only while the lock is held, so that it cannot be a successor's file (§11).
-            if channel.mapping.is_at(self.paths.control):
-                files.unlink(self.paths.control)
-            self._retire()
+            self._channel.say_bye(Bye.CLOSED)
+        self._withdraw()
         self._client_lock.close()
         self._lock.close()

@@ -483,6 +483,7 @@ int rlay_space_tuple_end(rlay_schema *s);
 #include <sched.h>
 #include <sys/random.h>
 #include <sys/syscall.h>
+#include <sys/vfs.h>
 #endif
 
 #if !defined(__BYTE_ORDER__) || __BYTE_ORDER__ != __ORDER_LITTLE_ENDIAN__
@@ -528,11 +529,14 @@ static long rlay__processors(void) {
     return sysconf(_SC_NPROCESSORS_ONLN);
 }
 
-/* Random bits from the kernel for a generation; 0 when there are none. */
+/* Random bits from the kernel for a generation; 0, and errno, when there are none. */
 static uint64_t rlay__entropy(void) {
     uint64_t value = 0;
 #ifdef __linux__
-    return getrandom(&value, sizeof value, 0) == (ssize_t)sizeof value ? value : 0;
+    ssize_t size;
+    do size = getrandom(&value, sizeof value, 0);
+    while (size < 0 && errno == EINTR);
+    return size == (ssize_t)sizeof value ? value : 0;
 #else
     int fd = open("/dev/urandom", O_RDONLY | O_CLOEXEC);
     if (fd < 0) return 0;
@@ -585,15 +589,23 @@ __attribute__((format(printf, 3, 4))) static int rlay__fail(rlay_channel *ch, in
     return -code;
 }
 
+/* A system call on `file` failed: say why, and what to do about it. */
 static int rlay__fail_errno(rlay_channel *ch, const char *what, const char *file) {
     int code = RLAY_E_CHANNEL;
-    const char *todo = "check the directory";
+    const char *todo = "try again, or set RLAY_DIR to a directory on a local file system";
     if (errno == ENOSPC || errno == EDQUOT || errno == EFBIG) {
         code = RLAY_E_NO_SPACE;
         todo = "make room there or set RLAY_DIR to another directory";
-    } else if (errno == ELOOP || errno == EISDIR || errno == ENXIO || errno == EACCES || errno == EPERM) {
-        code = RLAY_E_UNSAFE_PATH;
-        todo = "it must be a plain file of this user: remove it";
+    } else if (errno == EACCES || errno == EPERM) {
+        todo = "check whose it is, or set RLAY_DIR to a private directory of your own";
+    } else if (errno == EROFS) {
+        todo = "set RLAY_DIR to a directory on a file system that you can write to";
+    } else if (errno == EMFILE || errno == ENFILE) {
+        todo = "close some files, or raise the limit with ulimit -n";
+    } else if (errno == ENOMEM) {
+        todo = "free some memory, or raise the limit with ulimit -v";
+    } else if (errno == EINTR) {
+        todo = "try again";
     }
     return rlay__fail(ch, code, "cannot %s %s in %s: %s; %s", what, file, ch->root, strerror(errno), todo);
 }
@@ -691,42 +703,105 @@ static void rlay__root_choose(rlay_channel *ch) {
     for (size_t size = strlen(ch->root); size > 1 && ch->root[size - 1] == '/'; size--) ch->root[size - 1] = 0;
 }
 
-static int rlay__root_open(rlay_channel *ch) {
+#ifdef __linux__
+/* File systems on which a mapping or a lock may not reach the other process, as statfs() numbers them. */
+static const struct { uint32_t type; const char *name; } rlay__refused[] = {
+    {0x00006969, "NFS"}, {0x0000517B, "SMB"}, {0xFE534D42, "SMB2"}, {0xFF534D42, "CIFS"}, {0x01021997, "9p"},
+    {0x65735546, "FUSE"}, {0x5346414F, "AFS"}, {0x00C36400, "Ceph"}, {0x73757245, "Coda"}, {0x786F4256, "vboxsf"},
+};
+#endif
+
+static int rlay__file_system_check(rlay_channel *ch) {
+#ifdef __linux__
+    const char *given = getenv("RLAY_FILE_SYSTEM");
+    struct statfs info;
+    int result;
+    do result = fstatfs(ch->directory, &info);
+    while (result < 0 && errno == EINTR);
+    if (result < 0 || (given && strcmp(given, "any") == 0)) return RLAY_OK; /* a system that does not say: go on */
+    for (size_t i = 0; i < sizeof rlay__refused / sizeof *rlay__refused; i++)
+        if (rlay__refused[i].type == (uint32_t)info.f_type)
+            return rlay__fail(ch, RLAY_E_UNSAFE_PATH, "%s is on a %s file system, where processes may not see each "
+                    "other's memory or locks; set RLAY_DIR to a directory on a local one, or, if you know that mmap "
+                    "and flock work there, RLAY_FILE_SYSTEM=any", ch->root, rlay__refused[i].name);
+#endif
+    (void)ch;
+    return RLAY_OK;
+}
+
+/* openat() with what every file of a channel needs: nothing is followed, inherited or waited for. */
+static int rlay__openat(const rlay_channel *ch, const char *file, int flags) {
+    int fd;
+    do fd = openat(ch->directory, file, flags | O_RDWR | O_NOFOLLOW | O_CLOEXEC | O_NONBLOCK, 0600);
+    while (fd < 0 && errno == EINTR);
+    return fd;
+}
+
+static int rlay__root_check(rlay_channel *ch) {
     struct stat info;
-    rlay__root_choose(ch);
-    if (strlen(ch->root) + 1 >= sizeof ch->root)
-        return rlay__fail(ch, RLAY_E_UNSAFE_PATH, "RLAY_DIR is longer than %d bytes; choose a shorter path",
-                (int)sizeof ch->root - 2);
-    if (mkdir(ch->root, 0700) < 0 && errno != EEXIST)
-        return rlay__fail(ch, RLAY_E_CHANNEL, "cannot create the directory %s: %s; set RLAY_DIR to one you own",
-                ch->root, strerror(errno));
-    ch->directory = open(ch->root, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
-    if (ch->directory < 0 || fstat(ch->directory, &info) < 0)
+    do ch->directory = open(ch->root, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+    while (ch->directory < 0 && errno == EINTR);
+    if (ch->directory < 0 && (errno == ENOTDIR || errno == ELOOP))
         return rlay__fail(ch, RLAY_E_UNSAFE_PATH, "%s is not a plain directory (%s); remove it or set RLAY_DIR",
                 ch->root, strerror(errno));
+    if (ch->directory < 0 || fstat(ch->directory, &info) < 0) return rlay__fail_errno(ch, "open", "the directory");
     if (info.st_uid != geteuid() || (info.st_mode & 077) != 0)
         return rlay__fail(ch, RLAY_E_UNSAFE_PATH, "%s has owner %lu and mode %03o, but must be yours with mode 700; "
                 "chmod it or set RLAY_DIR",
                           ch->root, (unsigned long)info.st_uid, (unsigned)(info.st_mode & 0777));
-    return RLAY_OK;
+    return rlay__file_system_check(ch);
 }
 
-/* Open an existing file, or create it when `flags` says so, and accept only a private regular file of our own. */
+static int rlay__root_open(rlay_channel *ch) {
+    rlay__root_choose(ch);
+    if (strlen(ch->root) + 1 >= sizeof ch->root)
+        return rlay__fail(ch, RLAY_E_UNSAFE_PATH, "RLAY_DIR is longer than %d bytes; choose a shorter path",
+                (int)sizeof ch->root - 2);
+    if (ch->root[0] != '/')
+        return rlay__fail(ch, RLAY_E_UNSAFE_PATH, "RLAY_DIR=%s is a relative path, and the two sides may have "
+                "different working directories; set it to an absolute path", ch->root);
+    int made = mkdir(ch->root, 0700) == 0;
+    if (!made && errno == ENOENT)
+        return rlay__fail(ch, RLAY_E_CHANNEL, "cannot make the directory %s: %s; make the one above it first",
+                ch->root, strerror(errno));
+    if (!made && errno != EEXIST) return rlay__fail_errno(ch, "make", "the directory");
+    int result = rlay__root_check(ch);
+    if (result < 0 && made) rmdir(ch->root);
+    return result;
+}
+
+/* Accept only a private regular file of our own; say what else it is. */
+static int rlay__file_check(rlay_channel *ch, const char *file, const struct stat *info) {
+    const char *kind = S_ISREG(info->st_mode) ? NULL : S_ISLNK(info->st_mode) ? "a symbolic link" :
+            S_ISDIR(info->st_mode) ? "a directory" : S_ISFIFO(info->st_mode) ? "a FIFO" : "a special file";
+    if (kind) return rlay__fail(ch, RLAY_E_UNSAFE_PATH, "%s/%s is %s, not a regular file; remove it, if you know "
+            "where it came from", ch->root, file, kind);
+    if (info->st_uid == geteuid() && (info->st_mode & 077) == 0 && info->st_nlink <= 1) return RLAY_OK;
+    return rlay__fail(ch, RLAY_E_UNSAFE_PATH, "%s/%s has owner %lu, mode %03o and %lu names (hard links), but must be "
+            "yours with mode 600 and one name; remove it, if you know where it came from", ch->root, file,
+            (unsigned long)info->st_uid, (unsigned)(info->st_mode & 0777), (unsigned long)info->st_nlink);
+}
+
+/* Open an existing file, or create it when `flags` says so, and check what it is. */
 static int rlay__file_open(rlay_channel *ch, const char *file, int flags, struct stat *info) {
-    int fd = openat(ch->directory, file, flags | O_RDWR | O_NOFOLLOW | O_CLOEXEC | O_NONBLOCK, 0600);
-    if (fd < 0) return rlay__fail_errno(ch, "open", file);
-    if (fstat(fd, info) < 0 || !S_ISREG(info->st_mode) || info->st_uid != geteuid() || (info->st_mode & 077) != 0) {
-        close(fd);
-        errno = 0;
-        return rlay__fail(ch, RLAY_E_UNSAFE_PATH, "%s/%s is not a regular file of this user with mode 600; remove "
-                "it", ch->root, file);
+    int fd = rlay__openat(ch, file, flags), result = RLAY_OK;
+    if (fd < 0) {
+        int saved = errno;
+        if (saved != ENOENT && fstatat(ch->directory, file, info, AT_SYMLINK_NOFOLLOW) == 0)
+            result = rlay__file_check(ch, file, info); /* knows better why, if that is the reason */
+        errno = saved;
+        return result < 0 ? result : rlay__fail_errno(ch, "open", file);
     }
-    return fd;
+    result = fstat(fd, info) < 0 ? rlay__fail_errno(ch, "examine", file) : rlay__file_check(ch, file, info);
+    if (result == RLAY_OK) return fd;
+    close(fd);
+    errno = 0;
+    return result;
 }
 
 /* Create a file that must not exist, with its space reserved: a full file system is an error here, no SIGBUS later. */
 static int rlay__file_create(rlay_channel *ch, const char *file, uint64_t size) {
-    int fd = openat(ch->directory, file, O_RDWR | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0600);
+    int fd = rlay__openat(ch, file, O_CREAT | O_EXCL);
     if (fd < 0) return rlay__fail_errno(ch, "create", file);
 #ifdef __APPLE__
     errno = ftruncate(fd, (off_t)size) < 0 ? errno : 0;
@@ -741,7 +816,7 @@ static int rlay__file_create(rlay_channel *ch, const char *file, uint64_t size) 
     return result;
 }
 
-/* Map and close `fd`. */
+/* Map and close `fd`; NULL, and the error's text, when it cannot be mapped (CHANNEL). */
 static uint8_t *rlay__file_map(rlay_channel *ch, int fd, uint64_t size, const char *file) {
     void *at = mmap(NULL, (size_t)size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
     if (at == MAP_FAILED) rlay__fail_errno(ch, "map", file);
@@ -767,8 +842,9 @@ static rlay__name rlay__lock_name(const rlay_channel *ch, int side) {
 
 static int rlay__is_file_at(const rlay_channel *ch, const char *file, uint64_t device, uint64_t inode) {
     struct stat info;
-    return fstatat(ch->directory, file, &info, AT_SYMLINK_NOFOLLOW) == 0 && (uint64_t)info.st_dev == device &&
-            (uint64_t)info.st_ino == inode;
+    /* A system that does not say is no reason to give up a session: the lock decides. */
+    if (fstatat(ch->directory, file, &info, AT_SYMLINK_NOFOLLOW) < 0) return errno != ENOENT && errno != ENOTDIR;
+    return (uint64_t)info.st_dev == device && (uint64_t)info.st_ino == inode;
 }
 
 static int rlay__control_is_at_path(const rlay_channel *ch) {
@@ -783,17 +859,25 @@ static int rlay__lock_is_at_path(const rlay_channel *ch, int fd, int side) {
             (uint64_t)info.st_ino);
 }
 
+/* Lock the open lock file of `side`: READY, or PENDING when another process holds it. Never waits. */
+static int rlay__lock_take(rlay_channel *ch, int fd, int side) {
+    int result;
+    do result = flock(fd, LOCK_EX | LOCK_NB);
+    while (result < 0 && errno == EINTR);
+    if (result == 0) return RLAY_READY;
+    return errno == EWOULDBLOCK ? RLAY_PENDING : rlay__fail_errno(ch, "lock", rlay__lock_name(ch, side).text);
+}
+
 /* Try to take our lock: READY, or PENDING when another process holds it. Never waits. */
 static int rlay__lock_try(rlay_channel *ch) {
     struct stat info;
     int fd = rlay__file_open(ch, rlay__lock_name(ch, ch->side).text, O_CREAT, &info);
     if (fd < 0) return fd;
-    if (flock(fd, LOCK_EX | LOCK_NB) == 0 && rlay__lock_is_at_path(ch, fd, ch->side)) {
-        ch->lock = fd;
-        return RLAY_READY;
-    }
-    close(fd);
-    return RLAY_PENDING;
+    int result = rlay__lock_take(ch, fd, ch->side);
+    if (result == RLAY_READY && !rlay__lock_is_at_path(ch, fd, ch->side)) result = RLAY_PENDING;
+    if (result == RLAY_READY) ch->lock = fd;
+    else close(fd);
+    return result;
 }
 
 static void rlay__lock_release(rlay_channel *ch) {
@@ -824,11 +908,13 @@ static int rlay__peer_lock_open(rlay_channel *ch) {
 static int rlay__peer_lock_probe(rlay_channel *ch) {
     for (int attempt = 0; attempt < 2; attempt++) {
         if (rlay__peer_lock_open(ch) < 0) return ch->peer_lock;
-        if (flock(ch->peer_lock, LOCK_EX | LOCK_NB) < 0) return RLAY_PENDING;
-        flock(ch->peer_lock, LOCK_UN);
-        if (rlay__lock_is_at_path(ch, ch->peer_lock, 3 - ch->side)) return RLAY_READY;
-        close(ch->peer_lock); /* somebody replaced the lock file: look at the new one before saying "dead" */
-        ch->peer_lock = -1;
+        int result = rlay__lock_take(ch, ch->peer_lock, 3 - ch->side);
+        if (result != RLAY_READY) return result;
+        int kept = flock(ch->peer_lock, LOCK_UN) < 0; /* a lock that we kept would look like a living peer */
+        int current = rlay__lock_is_at_path(ch, ch->peer_lock, 3 - ch->side);
+        if (!current || kept) close(ch->peer_lock), ch->peer_lock = -1;
+        if (current) return RLAY_READY;
+        /* somebody replaced the lock file: look at the new one before saying "dead" */
     }
     return RLAY_READY;
 }
@@ -1096,19 +1182,21 @@ static void rlay__session_end(rlay_channel *ch, uint32_t bye) {
 static int rlay__publish(rlay_channel *ch) {
     struct stat info;
     rlay__name path = rlay__file_name(ch, ".rlay");
-    if (fstatat(ch->directory, path.text, &info, AT_SYMLINK_NOFOLLOW) == 0 && (!S_ISREG(info.st_mode) ||
-            info.st_uid != geteuid()))
-        return rlay__fail(ch, RLAY_E_UNSAFE_PATH, "%s/%s is not a regular file of this user; remove it", ch->root,
-                path.text);
+    int result = RLAY_OK;
+    if (fstatat(ch->directory, path.text, &info, AT_SYMLINK_NOFOLLOW) == 0) result = rlay__file_check(ch, path.text, &info);
+    else if (errno != ENOENT) result = rlay__fail_errno(ch, "examine", path.text);
+    if (result < 0) return result;
     ch->generation = rlay__entropy();
-    if (ch->generation == 0) return rlay__fail(ch, RLAY_E_CHANNEL,
-            "channel %s: the kernel gives no random bytes; a session needs a random generation", ch->name);
+    if (ch->generation == 0) return rlay__fail(ch, RLAY_E_CHANNEL, "channel %s: the kernel gives no random bytes for "
+            "a session (%s); allow getrandom() here", ch->name, strerror(errno));
     rlay__name tmp = rlay__generation_name(ch, ".", "tmp");
     int fd = rlay__file_create(ch, tmp.text, RLAY_CONTROL_SIZE);
     if (fd < 0) return fd;
-    if (fstat(fd, &info) < 0) memset(&info, 0, sizeof info);
-    ch->control_device = (uint64_t)info.st_dev;
-    ch->control_inode = (uint64_t)info.st_ino;
+    if (fstat(fd, &info) < 0) {
+        result = rlay__fail_errno(ch, "examine", tmp.text);
+        close(fd);
+        return unlinkat(ch->directory, tmp.text, 0), result;
+    }
     ch->control = rlay__file_map(ch, fd, RLAY_CONTROL_SIZE, tmp.text);
     if (!ch->control) return unlinkat(ch->directory, tmp.text, 0), -RLAY_E_CHANNEL;
     memcpy(ch->control + RLAY_OFF_MAGIC, RLAY_MAGIC, 8);
@@ -1120,11 +1208,13 @@ static int rlay__publish(rlay_channel *ch) {
     if (ch->role == RLAY_ROLE_ENV) rlay__layout_write(ch);
     rlay__fence_full(); /* the file is complete before it has its name */
     if (renameat(ch->directory, tmp.text, ch->directory, path.text) < 0) {
-        int result = rlay__fail_errno(ch, "publish", path.text);
+        result = rlay__fail_errno(ch, "publish", path.text);
         unlinkat(ch->directory, tmp.text, 0);
         rlay__unmap(ch);
         return result;
     }
+    ch->control_device = (uint64_t)info.st_dev; /* not before: until then it is the last session's file that is ours */
+    ch->control_inode = (uint64_t)info.st_ino;
     rlay__session_begin(ch, RLAY__PUBLISHED, 0);
     RLAY_POINT("published");
     return RLAY_PENDING;
@@ -1292,10 +1382,12 @@ static int rlay__enter(rlay_channel *ch) {
     rlay__name file = rlay__generation_name(ch, "", "data");
     int valid = status == RLAY_WELCOME_ACCEPTED && protocol == ch->protocol && features == ch->features &&
             rlay__get_u64(header + RLAY_OFF_DATA_SIZE) == size;
-    int fd = valid ? rlay__file_open(ch, file.text, 0, &info) : -1;
-    if (valid && fd < 0 && errno == ENOENT) return rlay__seek_again(ch); /* a new server has cleaned up already */
-    if (fd >= 0 && (uint64_t)info.st_size != size) close(fd), fd = -1;
-    if (fd < 0 || rlay__data_map(ch, fd) < 0 || rlay__get_u64(ch->data + RLAY_PREFIX_SESSION) != ch->generation ||
+    int fd = valid ? rlay__file_open(ch, file.text, 0, &info) : RLAY_OK, result = fd < 0 ? fd : RLAY_OK;
+    if (fd < 0 && errno == ENOENT) return rlay__seek_again(ch); /* a new server has cleaned up already */
+    if (valid && fd >= 0 && (uint64_t)info.st_size != size) close(fd), valid = 0;
+    if (valid && fd >= 0) result = rlay__data_map(ch, fd);
+    if (result < 0) return rlay__session_end(ch, RLAY_BYE_CLOSED), result; /* our trouble, not the server's */
+    if (!valid || rlay__get_u64(ch->data + RLAY_PREFIX_SESSION) != ch->generation ||
         rlay__get_u64(ch->data + ch->request_size + RLAY_PREFIX_SESSION) != ch->generation) {
         rlay__session_end(ch, RLAY_BYE_FAILED);
         return rlay__fail(ch, RLAY_E_CHANNEL_FORMAT, "the server of channel %s (%s) sent a welcome that does not fit "
@@ -1519,19 +1611,23 @@ static int rlay__watch(rlay_channel *ch) {
 
 /* Server: remove what a killed server of this channel left. The names are matched to the letter: channel `a` must
  * not touch the files of channel `a.b`. */
-static void rlay__clean(rlay_channel *ch) {
-    int fd = openat(ch->directory, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+static int rlay__clean(rlay_channel *ch) {
+    int fd;
+    do fd = openat(ch->directory, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    while (fd < 0 && errno == EINTR);
     DIR *listing = fd < 0 ? NULL : fdopendir(fd);
     size_t size = strlen(ch->name);
-    for (struct dirent *entry; listing && (entry = readdir(listing)) != NULL;) {
+    for (struct dirent *entry; listing && (errno = 0, entry = readdir(listing)) != NULL;) {
         const char *file = entry->d_name, *suffix = file[0] == '.' ? ".tmp" : ".data";
         const char *after = file + (file[0] == '.');
         if (strncmp(after, ch->name, size) != 0 || after[size] != '.') continue;
         if (strspn(after + size + 1, "0123456789abcdef") == 16 && strcmp(after + size + 17,
                 suffix) == 0) unlinkat(ch->directory, file, 0);
     }
+    int result = !listing || errno ? rlay__fail_errno(ch, "list", "the files") : RLAY_OK;
     if (listing) closedir(listing);
     else if (fd >= 0) close(fd);
+    return result;
 }
 
 /* How rlay_wait() waits for the turn from now on. */
@@ -1596,7 +1692,8 @@ int rlay_open(rlay_channel *ch, const char *name, int side, int role, const rlay
     if (result == RLAY_OK && (result = rlay__peer_lock_open(ch)) > 0) result = RLAY_OK;
     if (result == RLAY_OK && side == RLAY_SIDE_SERVER) {
         result = rlay__lock_server(ch);
-        if (result == RLAY_READY) rlay__clean(ch), result = rlay__publish(ch);
+        if (result == RLAY_READY) result = rlay__clean(ch);
+        if (result == RLAY_OK) result = rlay__publish(ch);
     }
     if (result >= 0 && side == RLAY_SIDE_CLIENT) ch->phase = RLAY__SEEKING;
     if (result < 0) rlay_close(ch);

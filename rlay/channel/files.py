@@ -9,7 +9,6 @@ here and not a SIGBUS later.
 from __future__ import annotations
 
 import contextlib
-import errno
 import mmap
 import os
 import pathlib
@@ -18,11 +17,12 @@ import stat
 import tempfile
 from collections.abc import Iterator
 
+from rlay.channel.failures import failure
+from rlay.channel.file_systems import check_file_system
 from rlay.errors import (
     ChannelError,
     ChannelFormatError,
     LocalProtocolError,
-    NoSpaceError,
     UnsafePathError,
 )
 
@@ -31,35 +31,72 @@ _NOFOLLOW = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0)
 _NONBLOCK = getattr(os, "O_NONBLOCK", 0)
 
 
+def _chosen_root() -> pathlib.Path:
+    if chosen := os.environ.get("RLAY_DIR"):
+        return pathlib.Path(chosen)
+    if hasattr(os, "geteuid") and os.path.isdir("/dev/shm"):
+        return pathlib.Path(f"/dev/shm/rlay-{os.geteuid()}")
+    import getpass  # only where there is no /dev/shm: it takes milliseconds
+
+    return pathlib.Path(tempfile.gettempdir()) / f"rlay-{getpass.getuser()}"
+
+
 def root() -> pathlib.Path:
     """Return the directory that holds this user's channels, made private.
 
     Raises:
-        UnsafePathError: it is a link, no directory, another user's, or open to others.
+        UnsafePathError: it is a link, no directory, another user's, open to others, or not
+            on a local file system.
+        ChannelError: it cannot be made.
     """
-    if chosen := os.environ.get("RLAY_DIR"):
-        path = pathlib.Path(chosen)
-    elif hasattr(os, "getuid") and os.path.isdir("/dev/shm"):
-        path = pathlib.Path(f"/dev/shm/rlay-{os.getuid()}")
-    else:
-        import getpass  # only where there is no /dev/shm: it takes milliseconds
+    path = _chosen_root()
+    if not path.is_absolute():
+        raise UnsafePathError(
+            path,
+            "is a relative path, and the two sides may have different working directories",
+            "set RLAY_DIR to an absolute path",
+        )
+    try:
+        os.mkdir(path, 0o700)
+        made = True
+    except FileExistsError:
+        made = False
+    except FileNotFoundError as error:
+        raise failure(path, "cannot be made", error, f"make {path.parent} first") from None
+    except OSError as error:
+        raise failure(path, "cannot be made", error) from None
+    try:
+        _check_root(path, made=made)
+    except BaseException:
+        if made:
+            with contextlib.suppress(OSError):
+                os.rmdir(path)
+        raise
+    return path
 
-        path = pathlib.Path(tempfile.gettempdir()) / f"rlay-{getpass.getuser()}"
+
+def _check_root(path: pathlib.Path, *, made: bool) -> None:
     remedy = "set RLAY_DIR to a private directory of your own"
     try:
-        with contextlib.suppress(FileExistsError):
-            os.makedirs(path, mode=0o700)
         found = os.lstat(path)
     except OSError as error:
-        raise UnsafePathError(path, f"cannot be used: {error.strerror}", remedy) from None
+        raise failure(path, "cannot be examined", error) from None
     if not stat.S_ISDIR(found.st_mode):
         raise UnsafePathError(path, "is not a directory", remedy)
     _check_owner(path, found, remedy)
     if hasattr(os, "getuid") and found.st_mode & 0o077:
-        raise UnsafePathError(
-            path, f"is open to other users (mode {stat.S_IMODE(found.st_mode):04o})", "chmod 700 it"
-        )
-    return path
+        problem = f"is open to other users (mode {stat.S_IMODE(found.st_mode):04o})"
+        if made:  # by us, with mode 0700
+            problem += ", for its file system keeps no permissions"
+        raise UnsafePathError(path, problem, remedy if made else f"chmod 700 it, or {remedy}")
+    check_file_system(path)
+
+
+def _fstat(path: pathlib.Path, descriptor: int) -> os.stat_result:
+    try:
+        return os.fstat(descriptor)
+    except OSError as error:
+        raise failure(path, "cannot be examined", error) from None
 
 
 def _check_owner(path: object, found: os.stat_result, remedy: str) -> None:
@@ -100,7 +137,11 @@ class Paths:
         """Yield what killed servers left; only the holder of the server lock may remove it."""
         name = re.escape(self.name)
         left = re.compile(rf"\.{name}\.[0-9a-f]{{16}}\.tmp|{name}\.[0-9a-f]{{16}}\.data")
-        for entry in sorted(os.listdir(self.root)):
+        try:
+            entries = sorted(os.listdir(self.root))
+        except OSError as error:
+            raise failure(self.root, "cannot be listed", error) from None
+        for entry in entries:
             if left.fullmatch(entry):
                 yield self.root / entry
 
@@ -123,12 +164,19 @@ def check_regular(path: object, found: os.stat_result) -> None:
     if hasattr(os, "getuid") and found.st_mode & 0o077:
         mode = stat.S_IMODE(found.st_mode)
         raise UnsafePathError(path, f"is open to other users (mode {mode:04o})", remedy)
+    if found.st_nlink > 1:
+        raise UnsafePathError(path, f"has {found.st_nlink} names (hard links)", remedy)
 
 
 def check_replaceable(path: pathlib.Path) -> None:
     """Check that whatever is at a path we shall rename onto is ours to replace."""
-    with contextlib.suppress(FileNotFoundError):
-        check_regular(path, os.lstat(path))
+    try:
+        found = os.lstat(path)
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise failure(path, "cannot be examined", error) from None
+    check_regular(path, found)
 
 
 def _open(path: pathlib.Path, flags: int) -> int:
@@ -138,13 +186,13 @@ def _open(path: pathlib.Path, flags: int) -> int:
     except FileNotFoundError:
         raise
     except OSError as error:
-        if os.path.lexists(path):
-            check_regular(path, os.lstat(path))
-        raise ChannelError(f"{path} cannot be opened: {error.strerror}") from None
+        with contextlib.suppress(OSError):
+            check_regular(path, os.lstat(path))  # knows better why, if that is the reason
+        raise failure(path, "cannot be opened", error) from None
     try:
-        check_regular(path, os.fstat(descriptor))
+        check_regular(path, _fstat(path, descriptor))
     except BaseException:
-        os.close(descriptor)
+        close(descriptor)
         raise
     return descriptor
 
@@ -167,7 +215,13 @@ def open_lock_file(path: pathlib.Path) -> int:
     try:
         return _open(path, os.O_RDWR | os.O_CREAT)
     except FileNotFoundError as error:
-        raise ChannelError(f"{path} cannot be opened: {error.strerror}") from None
+        raise failure(path, "cannot be opened", error) from None
+
+
+def close(descriptor: int) -> None:
+    """Close; the descriptor is gone whatever the system answers, so this is never repeated."""
+    with contextlib.suppress(OSError):
+        os.close(descriptor)
 
 
 class Mapping:
@@ -177,26 +231,30 @@ class Mapping:
         """Map the open file and close the descriptor; lock descriptors are always others."""
         self.path = path
         try:
-            found = os.fstat(descriptor)
+            found = _fstat(path, descriptor)
             self.inode = (found.st_dev, found.st_ino)
             self.size = found.st_size
             access = mmap.ACCESS_WRITE if writable else mmap.ACCESS_READ
             try:
                 self._map: mmap.mmap | None = mmap.mmap(descriptor, self.size, access=access)
-            except (ValueError, OSError) as error:
+            except ValueError as error:
                 raise ChannelFormatError(
                     str(path), "mapping", f"refused ({error})", "a file with contents"
                 ) from None
+            except OSError as error:
+                raise failure(path, "cannot be mapped", error) from None
         finally:
-            os.close(descriptor)
+            close(descriptor)
         self.memory = memoryview(self._map)
 
     def is_at(self, path: pathlib.Path) -> bool:
-        """Tell whether ``path`` still names this file."""
+        """Tell whether ``path`` still names this file; True when the system does not say."""
         try:
-            found = os.stat(path, follow_symlinks=False)
-        except OSError:
+            found = os.lstat(path)
+        except (FileNotFoundError, NotADirectoryError):
             return False
+        except OSError:
+            return True
         return (found.st_dev, found.st_ino) == self.inode
 
     def close(self) -> None:
@@ -218,17 +276,15 @@ def create(path: pathlib.Path, size: int) -> Mapping:
     try:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | _NOFOLLOW, 0o600)
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise NoSpaceError(path, size) from None
-        raise ChannelError(f"{path} cannot be created: {error.strerror}") from None
+        raise failure(path, "cannot be created", error, needed=size) from None
     try:
         _reserve(descriptor, size)
-    except OSError as error:
-        os.close(descriptor)
+    except BaseException as error:
+        close(descriptor)
         unlink(path)
-        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-            raise NoSpaceError(path, size) from None
-        raise ChannelError(f"{path}: no space can be reserved: {error.strerror}") from None
+        if not isinstance(error, OSError):
+            raise
+        raise failure(path, "cannot have its space reserved", error, needed=size) from None
     try:
         return Mapping(path, descriptor)
     except BaseException:
@@ -242,8 +298,8 @@ def _reserve(descriptor: int, size: int) -> None:
         return
     # Without fallocate, written bytes reserve the space.
     chunk = bytes(1 << 16)
-    for start in range(0, size, len(chunk)):
-        os.write(descriptor, chunk[: size - start])
+    while size > 0:
+        size -= os.write(descriptor, chunk[:size])
 
 
 def attach(path: pathlib.Path, *, writable: bool = True) -> Mapping:
@@ -257,9 +313,21 @@ def attach(path: pathlib.Path, *, writable: bool = True) -> Mapping:
 
 
 def unlink(path: pathlib.Path) -> None:
-    """Remove a name; that it is gone already is fine."""
-    with contextlib.suppress(FileNotFoundError, PermissionError):
+    """Remove a name, if that can be done; what stays, the next server removes or replaces."""
+    with contextlib.suppress(OSError):
         os.unlink(path)
+
+
+def rename(private: pathlib.Path, path: pathlib.Path) -> None:
+    """Publish a file under its name, in place of what is there.
+
+    Raises:
+        ChannelError: it cannot be done.
+    """
+    try:
+        os.replace(private, path)
+    except OSError as error:
+        raise failure(path, "cannot be published", error) from None
 
 
 def forked_endpoint() -> LocalProtocolError:

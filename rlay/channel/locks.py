@@ -22,7 +22,8 @@ from collections.abc import Callable
 
 from filelock import lock_descriptor, unlock_descriptor
 
-from rlay.channel.files import forked_endpoint, open_lock_file
+from rlay.channel.failures import failure
+from rlay.channel.files import close, forked_endpoint, open_lock_file
 from rlay.errors import ChannelError
 
 #: A prober holds a lock for microseconds; after this long a busy lock has an owner.
@@ -53,31 +54,43 @@ class OsLock:
     def _is_at_path(self) -> bool:
         try:
             there = os.stat(self.path, follow_symlinks=False)
-        except OSError:
+            return os.path.samestat(there, os.fstat(self._descriptor))
+        except FileNotFoundError:
             return False
-        return os.path.samestat(there, os.fstat(self._descriptor))
+        except OSError as error:
+            raise failure(self.path, "cannot be examined", error) from None
 
     def _try(self) -> bool:
         if self.forked:
             raise forked_endpoint()
+        if self._descriptor < 0:
+            self._reopen()
         try:
             return lock_descriptor(self._descriptor, blocking=False)
         except OSError as error:
-            raise ChannelError(
-                f"{self.path} cannot be locked: {error.strerror}; "
-                "set RLAY_DIR to a directory on a local file system"
-            ) from None
+            remedy = "set RLAY_DIR to a directory on a local file system"
+            raise failure(self.path, "cannot be locked", error, remedy) from None
+
+    def _unlock(self) -> None:
+        try:
+            _unlock(self._descriptor, _UNLOCK)
+        except OSError:
+            # Closing gives it back as well; a probe that kept it would look like a living peer.
+            self._reopen()
 
     def try_acquire(self) -> bool:
         """Take the lock if it is free; on True the caller must ``release`` it."""
-        if not self._try():
-            return False
-        if not self._is_at_path():
+        while self._try():
+            try:
+                if self._is_at_path():
+                    self.held = True
+                    return True
+            except ChannelError:
+                self._unlock()
+                raise
             # Somebody removed the lock file: the lock that counts is on the new one.
             self._reopen()
-            return self.try_acquire()
-        self.held = True
-        return True
+        return False
 
     def acquire(self) -> bool:
         """Take the lock, trying for a moment because probes hold it briefly."""
@@ -101,33 +114,45 @@ class OsLock:
         if self._descriptor >= 0 and not self.forked:
             # Whatever `held` says: an interrupt may have come between the lock and that.
             self.held = False
-            _unlock(self._descriptor, _UNLOCK)
+            self._unlock()
 
     def is_free(self) -> bool:
         """Probe: tell whether nobody holds the lock, which means that its owner is dead."""
+        while self._probe():
+            if self._is_at_path():
+                return True
+            self._reopen()
+        return False
+
+    def _probe(self) -> bool:
+        got = None
         try:
-            if not self._try():
-                return False
+            got = self._try()
         finally:
-            # Interrupted too: a probe that kept the lock would keep a newcomer out.
-            if not self.forked:
-                _unlock(self._descriptor, _UNLOCK)
-        if self._is_at_path():
-            return True
-        self._reopen()
-        return self.is_free()
+            # Interrupted too: a probe that kept the lock would keep a newcomer out. And at once,
+            # for a signal handler can raise at the call of a method.
+            if got is not False and self._descriptor >= 0:
+                try:
+                    _unlock(self._descriptor, _UNLOCK)
+                except OSError:
+                    self._reopen()
+        return got
 
     def _reopen(self) -> None:
-        # In this order: failing to open leaves the old descriptor, and never a stale number.
-        old, self._descriptor = self._descriptor, open_lock_file(self.path)
-        os.close(old)
+        self._let_go()
+        self._descriptor = open_lock_file(self.path)
+
+    def _let_go(self) -> None:
+        # Forgotten first: a number closed twice may by then be another file's.
+        descriptor, self._descriptor = self._descriptor, -1
+        if descriptor >= 0:
+            close(descriptor)
 
     def close(self) -> None:
         """Release and close; twice is fine."""
-        if self._descriptor >= 0 and not self.forked:
+        if not self.forked:
             self.held = False
-            os.close(self._descriptor)
-        self._descriptor = -1
+        self._let_go()
 
     def __del__(self) -> None:
         """Close with the endpoint it belongs to, or a forgotten one would look alive."""
@@ -136,10 +161,7 @@ class OsLock:
 
     def _after_fork(self) -> None:
         self.forked = True
-        if self._descriptor >= 0:
-            with contextlib.suppress(OSError):
-                os.close(self._descriptor)
-            self._descriptor = -1
+        self._let_go()
 
 
 def _after_fork_in_child() -> None:

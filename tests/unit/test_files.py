@@ -120,7 +120,8 @@ def test_an_empty_setting_means_the_default(monkeypatch: pytest.MonkeyPatch) -> 
     private = os.stat_result([stat.S_IFDIR | 0o700, 0, 0, 1, os.geteuid(), *[0] * 5])
     with monkeypatch.context() as patch:
         patch.setenv("RLAY_DIR", "")
-        patch.setattr(files.os, "makedirs", lambda path, mode: made.append((str(path), mode)))
+        patch.setattr(files.os, "mkdir", lambda path, mode: made.append((str(path), mode)))
+        patch.setattr(files, "check_file_system", lambda _: None)
         patch.setattr(files.os, "lstat", lambda _: private)
         patch.setattr(files.os.path, "isdir", lambda path: path == "/dev/shm")
         shared = files.root()
