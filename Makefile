@@ -9,7 +9,7 @@ BIN := $(VENV)/bin
 PORT := ports/reference_c
 STAMP := $(VENV)/installed
 
-.PHONY: build port test lint demo races chaos soak clean
+.PHONY: build port test lint demo races chaos soak faults clean
 
 build: $(STAMP) port
 
@@ -33,6 +33,10 @@ lint: $(STAMP)
 	$(BIN)/python -m ruff check
 	$(BIN)/python -m ruff format --check
 	$(BIN)/python -m mypy --strict rlay
+
+# Every call to the system fails once with each of its errors; about five minutes.
+faults: build
+	$(BIN)/python -m tests.faults.sweep
 
 demo: build
 	$(BIN)/rlay demo

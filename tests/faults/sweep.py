@@ -92,7 +92,7 @@ class Player:
         self._process: subprocess.Popen[str] | None = None
         self._lines: queue.Queue[str] = queue.Queue()
 
-    def play(self, case: Case) -> dict[str, Any] | str:
+    def play(self, case: Case, watchdog: float | None = None) -> dict[str, Any] | str:
         """Return the facts, or why there are none."""
         if self._process is None:
             self._start()
@@ -102,14 +102,14 @@ class Player:
         try:
             process.stdin.write(json.dumps(case) + "\n")
             process.stdin.flush()
-            line = self._lines.get(timeout=self._watchdog)
+            line = self._lines.get(timeout=watchdog or self._watchdog)
         except BrokenPipeError:
             line = ""
         except queue.Empty:
             self.close()
             return "no answer within the watchdog's time: it hangs"
         if not line:
-            code = process.wait(self._watchdog)
+            code = process.wait(WATCHDOG)
             self.close()
             return f"the process ended with code {code}"
         facts: dict[str, Any] = json.loads(line)
@@ -167,14 +167,26 @@ def sweep_one(
     offset: int = 0,
     only: dict[str, tuple[int, ...]] | None = None,
     watchdog: float = WATCHDOG,
+    to_the_end: bool = True,
 ) -> Result:
-    """Play the cases of one victim, or each ``every``-th of them."""
+    """Play the cases of one victim, or each ``every``-th of them.
+
+    Args:
+        title: of the victim.
+        command: that plays it.
+        variables: of its environment.
+        every: distance of the cases that are played.
+        offset: of the first one.
+        only: errnos by function, instead of all of them.
+        watchdog: seconds until a case without an answer hangs.
+        to_the_end: go on after the first problem.
+    """
     result = Result(title)
     with tempfile.TemporaryDirectory(dir=os.environ.get("RLAY_DIR")) as folder:
         os.chmod(folder, 0o700)
         player = Player(command, {**variables, "RLAY_DIR": folder}, watchdog)
         try:
-            dry = player.play(_DRY)
+            dry = player.play(_DRY, WATCHDOG)
             if isinstance(dry, str) or judge(_DRY, dry):
                 result.problems.append(f"{title}: the dry run failed: {dry}")
                 return result
@@ -182,6 +194,8 @@ def sweep_one(
             cases = cases_of(result.calls, only)
             for case in cases[offset % every :: every]:
                 result.add(case, player.play(case))
+                if result.problems and not to_the_end:
+                    break
         finally:
             player.close()
     return result

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from rlay import errors
+from rlay.channel import file_systems
 from rlay.errors import RlayError, error_for_code
 from rlay.protocol import body, records
 from rlay.protocol import constants as c
@@ -53,7 +54,7 @@ def number(text: str) -> int:
     return int(text, 0)
 
 
-KNOWN = "header hello values states prefix row dtype leaves crash errors extensions"
+KNOWN = "header hello values states prefix row dtype leaves crash errors extensions filesystems"
 
 
 def test_each_table_is_known_and_has_rows() -> None:
@@ -362,6 +363,13 @@ def test_errors() -> None:
     assert ours == spec
     abstract = {cls.__name__ for cls in every_error() if not cls.code}
     assert abstract == {"RlayError", "ProtocolError", "PeerError", "ToolError"}
+
+
+def test_refused_file_systems() -> None:
+    spec = {number(kind): name for kind, name in TABLES["filesystems"]}
+    assert file_systems.REFUSED == spec
+    block = C_HEADER.read_text().partition("rlay__refused[] = {")[2].partition("};")[0]
+    assert {int(kind, 16): name for kind, name in re.findall(r'{(\w+), "(\w+)"}', block)} == spec
 
 
 def test_codes_that_do_not_end_a_session() -> None:
