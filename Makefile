@@ -1,7 +1,7 @@
 # From a fresh clone, with python3 (venv and pip), make and a C compiler:
 #   make demo    see it work          make test   run every test
 #   make build   install into .venv   make lint   style and types only
-#   make races   fifty processes for one channel, again and again
+#   make races, faults, chaos, soak, model   the long checks (docs/reliability.md)
 
 PYTHON ?= python3
 VENV := .venv
@@ -9,7 +9,7 @@ BIN := $(VENV)/bin
 PORT := ports/reference_c
 STAMP := $(VENV)/installed
 
-.PHONY: build port test lint demo races chaos soak faults clean
+.PHONY: build port test lint demo races chaos soak faults model clean
 
 build: $(STAMP) port
 
@@ -48,6 +48,10 @@ chaos: build
 # SHARE=0.01 runs a hundredth of all counts.
 soak: build
 	$(BIN)/python -m tests.soak --share $(or $(SHARE),1) $(ARGUMENTS)
+
+# Every configuration and mutant of the protocol model; needs spin and gcc.
+model:
+	$(PYTHON) spec/model/explore.py
 
 clean:
 	-$(MAKE) --no-print-directory -C $(PORT) clean

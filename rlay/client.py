@@ -189,7 +189,8 @@ class MemClient:
         if channel.claimed():
             raise self._claimed(channel)
         server = read_hello(header, Side.SERVER, where)
-        check_peer(self._hello, server, where)
+        features = Feature(self._hello.features & server.features)
+        agreed = {"protocol": check_peer(self._hello, server, where), "features": int(features)}
         schema, layout = self._offer(channel, header)
         if not self._lock.try_acquire():
             raise self._claimed(channel)
@@ -202,7 +203,7 @@ class MemClient:
         channel.hand_over()
         try:
             channel.await_turn(deadline, "welcome from the server", "GREETED")
-            data = self._welcomed(channel, layout)
+            data = self._welcomed(channel, layout, agreed)
         except PeerError:
             channel.say_bye(Bye.CLOSED)
             why = "the server died or left during the handshake"
@@ -216,7 +217,7 @@ class MemClient:
                 data,
                 schema=schema,
                 layout=layout,
-                features=Feature(self._hello.features & server.features),
+                features=features,
                 peer=server,
                 on_end=self._session_over,
             )
@@ -237,8 +238,8 @@ class MemClient:
             self._accepts(schema)
         return schema, layout
 
-    def _welcomed(self, channel: Channel, layout: Layout) -> files.Mapping:
-        """Read the server's answer and map the data file."""
+    def _welcomed(self, channel: Channel, layout: Layout, agreed: dict[str, int]) -> files.Mapping:
+        """Read the server's answer, compare it with what must have been agreed, map the data."""
         header = channel.header_copy()
         status = read_field(header, "welcome_status")
         where = str(self.paths.control)
@@ -247,9 +248,9 @@ class MemClient:
             raise rejection(code, text)
         if status != Welcome.ACCEPTED:
             raise ChannelFormatError(where, "welcome_status", status, "1 or 2")
-        protocol = read_field(header, "protocol")
-        if not self._hello.protocol_min <= protocol <= self._hello.protocol_max:
-            raise ChannelFormatError(where, "protocol", protocol, self._hello.protocol_max)
+        for name, ours in (agreed | {"data_size": layout.data_size}).items():
+            if (found := read_field(header, name)) != ours:
+                raise ChannelFormatError(where, name, found, ours)
         path = self.paths.data(channel.generation)
         try:
             data = files.attach(path)

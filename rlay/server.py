@@ -221,8 +221,8 @@ class MemServer:
             self._give_up(channel)
             return False
         # The claim is read before the lock is probed, or a live client looks dead (§10).
-        if channel.claimed():
-            if channel.lost_peer() and not channel.our_turn():
+        if channel.claimed() and channel.lost_peer():
+            if not channel.our_turn():
                 self._give_up(channel)
         elif not channel.mapping.is_at(self.paths.control):
             self._give_up(channel)

@@ -129,25 +129,32 @@ class Channel:
         The caller must look at the turn once more before it believes this: a reply
         may have been published first (§11).
         """
-        # acquire: pairs with the store_release in the peer's say_bye (§15)
-        if bye := self._their_bye.load_acquire():
-            reason = "failed" if bye == Bye.FAILED else "closed"
-            return PeerClosedError(
-                f"the {self.side.peer.name.lower()} of channel {self.paths.name!r} "
-                f"{'gave up because of an error' if reason == 'failed' else 'closed the session'}; "
-                "reset() attaches again",
-                reason,
-            )
+        if closed := self._closed_peer():
+            return closed
         if not probe:
             return None
         replaced = self.side is Side.CLIENT and not self.mapping.is_at(self.paths.control)
-        if replaced or self._peer_lock.is_free():
-            return PeerLostError(
-                f"the {self.side.peer.name.lower()} of channel {self.paths.name!r} vanished "
-                f"({'its file was replaced or removed' if replaced else 'its lock is free'}); "
-                "reset() attaches again"
-            )
-        return None
+        if not replaced and not self._peer_lock.is_free():
+            return None
+        # Once more: who leaves says so first, and it may have left since we looked (§11).
+        return self._closed_peer() or PeerLostError(
+            f"the {self.side.peer.name.lower()} of channel {self.paths.name!r} vanished "
+            f"({'its file was replaced or removed' if replaced else 'its lock is free'}); "
+            "reset() attaches again"
+        )
+
+    def _closed_peer(self) -> PeerClosedError | None:
+        # acquire: pairs with the store_release in the peer's say_bye (§15)
+        bye = self._their_bye.load_acquire()
+        if bye == Bye.NONE:
+            return None
+        reason = "failed" if bye == Bye.FAILED else "closed"
+        return PeerClosedError(
+            f"the {self.side.peer.name.lower()} of channel {self.paths.name!r} "
+            f"{'gave up because of an error' if reason == 'failed' else 'closed the session'}; "
+            "reset() attaches again",
+            reason,
+        )
 
     def await_turn(
         self, deadline: Deadline, waited_for: str, phase: str, *, waited_ns: int = 0
@@ -193,7 +200,7 @@ class Channel:
 
     def say_bye(self, bye: Bye) -> None:
         """Tell the peer that we leave; allowed without the turn, once, as our last write."""
-        # release, and after any flag of ours: pairs with the load_acquire in lost_peer (§15)
+        # release, and after any flag of ours: pairs with the load_acquire in _closed_peer (§15)
         with contextlib.suppress(ValueError):
             if self._our_bye.load_acquire() == Bye.NONE:
                 self._our_bye.store_release(bye)

@@ -19,7 +19,7 @@ from rlay import server
 from rlay.channel import files
 from rlay.channel.channel import Channel
 from rlay.protocol.constants import CONTROL_SIZE, Role
-from rlay.protocol.header import HEADER, HELLO
+from rlay.protocol.header import HEADER, HELLO, write_fields
 from tests.peers import BACKENDS, FACES, MODES, WATCHDOG, Task, hosted, serving, until
 from tests.toys import Counter, Mishap, Rooms
 
@@ -212,6 +212,25 @@ def test_a_lying_client_is_rejected_and_told(
         assert env.step(3)[1] == 3.0
         env.close()
         serve.result()
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("protocol", 2), ("features", 1 << 40), ("data_size", 1 << 20)]
+)
+def test_a_lying_welcome_is_refused(name: str, value: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    hand_over = Channel.hand_over
+
+    def spoil(channel: Channel) -> None:
+        if channel.side is rlay.Side.SERVER:
+            write_fields(channel.mapping.memory, {name: value})
+        hand_over(channel)
+
+    monkeypatch.setattr(Channel, "hand_over", spoil)
+    with (
+        serving("ClientEnv", Counter(), CHANNEL),
+        pytest.raises(rlay.ChannelFormatError, match=f"{name} is {value}, expected"),
+    ):
+        rlay.ClientEnv(CHANNEL, attach_timeout=WATCHDOG)
 
 
 def test_the_last_rejection_is_the_cause_of_a_time_out() -> None:

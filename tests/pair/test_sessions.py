@@ -240,6 +240,27 @@ def test_an_idle_server_publishes_again(how: str, channel_root: Path) -> None:
         serve.result()
 
 
+def test_a_server_looks_at_its_path_though_a_living_client_has_claimed(channel_root: Path) -> None:
+    path = channel_root / f"{CHANNEL}.rlay"
+    with contextlib.closing(
+        rlay.MemServer(CHANNEL, rlay.Role.AGENT, features=rlay.Feature.NONE)
+    ) as server:
+        claimer = OsLock(channel_root / f"{CHANNEL}.client.lock")
+        assert claimer.try_acquire()
+        server._channel.mapping.memory[HEADER["claim"].offset] = 1
+        path.unlink()
+        accept = Task(server.accept, WATCHDOG)
+        until(path.exists, "the next file")
+        claimer.close()
+        server._starting = _stop
+        with pytest.raises(InterruptedError):
+            accept.result()
+
+
+def _stop() -> None:
+    raise InterruptedError
+
+
 @both_modes
 @pytest.mark.parametrize("how", ["removed", "replaced"])
 def test_a_session_whose_file_goes(mode: str, how: str, channel_root: Path) -> None:
@@ -311,6 +332,20 @@ def test_a_server_that_lost_everything_to_another_gives_way(channel_root: Path) 
         with contextlib.closing(rlay.ClientEnv(CHANNEL, **PATIENT)) as env:
             play(env)
         serve.result()
+
+
+def test_a_server_that_lost_its_lock_in_a_session_gives_way(channel_root: Path) -> None:
+    path = channel_root / f"{CHANNEL}.rlay"
+    with contextlib.closing(rlay.ServerBackend(CHANNEL, Counter(), **PATIENT)) as first:
+        serve = Task(first.serve, sessions=1)
+        with contextlib.closing(rlay.ClientEnv(CHANNEL, **PATIENT)) as env:
+            play(env)
+            (channel_root / f"{CHANNEL}.server.lock").unlink()
+            with contextlib.closing(rlay.ServerBackend(CHANNEL, Counter())):
+                inode = path.stat().st_ino
+                env.close()
+                serve.result()
+                assert path.stat().st_ino == inode
 
 
 # The agent's side against bytes that break the rules.

@@ -130,6 +130,19 @@ def test_a_bye_is_a_goodbye_though_the_lock_is_free(side: Side, bye: Bye, ends: 
 
 
 @both_sides
+def test_a_goodbye_just_before_the_probe_is_no_loss(
+    side: Side, ends: Ends, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def leave_and_probe() -> bool:
+        ends[side.peer].say_bye(Bye.CLOSED)
+        ends.locks[side.peer].release()
+        return OsLock.is_free(ends.probes[side])
+
+    monkeypatch.setattr(ends.probes[side], "is_free", leave_and_probe)
+    assert isinstance(ends[side].lost_peer(), rlay.PeerClosedError)
+
+
+@both_sides
 @pytest.mark.parametrize("bye", [Bye.NONE, Bye.CLOSED])
 def test_a_reply_before_the_end_is_taken(
     side: Side, bye: Bye, ends: Ends, monkeypatch: pytest.MonkeyPatch
