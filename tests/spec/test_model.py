@@ -195,7 +195,8 @@ def test_the_table_of_rules_names_what_there_is() -> None:
 def test_a_planted_rule_is_found() -> None:
     page = (
         "<!-- table:rules -->\n\n| section | rule | in the model | mutant |\n|---|---|---|---|\n"
-        f"| {chr(0xA7)}99 | no such section | `look` | - |\n| §11 | no such label | `nowhere` | `M_NONE` |\n"
+        f"| {chr(0xA7)}99 | no such section | `look` | - |\n"
+        "| §11 | no such label | `nowhere` | `M_NONE` |\n"
         "| §11 | nothing | - | - |\n"
     )
     assert unknown(page, PROTOCOL, SOURCE) == ["99", "nowhere", "M_NONE", "nothing named: §11"]
