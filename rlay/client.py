@@ -21,7 +21,7 @@ from rlay.errors import (
     RlayError,
     rejection,
 )
-from rlay.lifetime import alone, close, close_at_exit, closed, new_guard
+from rlay.lifetime import alone, close, close_at_exit, closed, forget, new_guard
 from rlay.protocol.constants import HEADER_SIZE, Bye, Feature, Role, Side, Welcome
 from rlay.protocol.env_block import read_env_block, write_env_block
 from rlay.protocol.header import (
@@ -284,3 +284,7 @@ class MemClient:
             self._session.end()
         self._lock.close()
         self._server_lock.close()
+
+    def __del__(self) -> None:
+        """Say goodbye when forgotten."""
+        forget(self)

@@ -13,6 +13,7 @@ say goodbye, and its locks are closed by ``rlay.channel.locks``.
 from __future__ import annotations
 
 import atexit
+import contextlib
 import functools
 import os
 import threading
@@ -111,6 +112,12 @@ class Forkable(Protocol):
 
 _open_endpoints: weakref.WeakSet[Endpoint] = weakref.WeakSet()
 _sessions: weakref.WeakSet[Forkable] = weakref.WeakSet()
+
+
+def forget(endpoint: Endpoint) -> None:
+    """Say goodbye for an endpoint that nobody refers to any more, half made ones included."""
+    with contextlib.suppress(Exception):
+        endpoint.close()
 
 
 def close_at_exit(endpoint: Endpoint) -> None:

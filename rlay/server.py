@@ -19,7 +19,7 @@ from rlay.errors import (
     RemoteProtocolError,
     RlayError,
 )
-from rlay.lifetime import alone, close, close_at_exit, new_guard
+from rlay.lifetime import alone, close, close_at_exit, forget, new_guard
 from rlay.protocol import constants as c
 from rlay.protocol.constants import Bye, Feature, Role, Side, Welcome
 from rlay.protocol.env_block import read_env_block, write_env_block
@@ -336,3 +336,7 @@ class MemServer:
         self._withdraw()
         self._client_lock.close()
         self._lock.close()
+
+    def __del__(self) -> None:
+        """Say goodbye when forgotten."""
+        forget(self)
