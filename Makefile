@@ -1,7 +1,7 @@
 # From a fresh clone, with python3 (venv and pip), make and a C compiler:
 #   make demo    see it work          make test   run every test
 #   make build   install into .venv   make lint   style and types only
-#   make races, faults, chaos, soak, model   the long checks (docs/reliability.md)
+#   make races, faults, chaos, soak, model, fuzz-c   the long checks (docs/reliability.md)
 
 PYTHON ?= python3
 VENV := .venv
@@ -9,7 +9,7 @@ BIN := $(VENV)/bin
 PORT := ports/reference_c
 STAMP := $(VENV)/installed
 
-.PHONY: build port test lint demo races chaos soak faults model clean
+.PHONY: build port test lint demo races chaos soak faults model fuzz-c clean
 
 build: $(STAMP) port
 
@@ -52,6 +52,10 @@ soak: build
 # Every configuration and mutant of the protocol model; needs spin and gcc.
 model:
 	$(PYTHON) spec/model/explore.py
+
+# Needs clang and its runtime; the target says which packages.
+fuzz-c:
+	$(MAKE) --no-print-directory -C $(PORT) fuzz MINUTES=$(or $(MINUTES),5)
 
 clean:
 	-$(MAKE) --no-print-directory -C $(PORT) clean

@@ -304,7 +304,8 @@ typedef struct rlay_schema {
     char text[RLAY_SCHEMA_MAX];
 } rlay_schema;
 
-/* A channel. Read `command`, `seq`, `generation`, `features` and, as an environment, `lanes`; leave the rest alone. */
+/* A channel. Read `command`, `seq`, `generation`, `features`, as an environment `lanes`, as an agent `frame_shape`; leave
+ * the rest alone. */
 typedef struct rlay_channel {
     uint8_t side, role, phase, state, our_turn;
     uint32_t command;      /* of the request being answered (env) or sent last (agent) */
@@ -320,6 +321,7 @@ typedef struct rlay_channel {
     int seek_code, strategy, may_spin;
     uint32_t lanes, mask, lane_seed, lane_seed_present; /* an environment's, and rows of the fields it has with lanes */
     uint32_t seed, seed_present, reward, terminated, truncated, body[2]; /* rows of the standard fields */
+    uint32_t frame_shape[3];                                             /* of the last RENDER: a checked copy */
     char name[RLAY_NAME_MAX + 1];
     char root[512];
     char peer[64];
@@ -327,7 +329,8 @@ typedef struct rlay_channel {
     rlay_field fields[RLAY_FIELDS_MAX];
 } rlay_channel;
 
-/* One MessagePack value. Strings and binaries point into the record and are not NUL-terminated. */
+/* One MessagePack value. Strings and binaries point into the record and are not NUL-terminated: `size` is checked and
+ * yours, the bytes are the peer's. */
 typedef enum rlay_type { RLAY_NIL, RLAY_BOOL, RLAY_INT, RLAY_UINT, RLAY_FLOAT, RLAY_STR, RLAY_BIN, RLAY_ARRAY,
         RLAY_MAP, RLAY_EXT } rlay_type;
 typedef struct rlay_value {
@@ -357,10 +360,13 @@ typedef struct rlay_value {
  *                   ADAPTIVE; call this after it. Whatever the strategy, a dead peer is noticed in 20 ms.
  * rlay_close        end the session and leave. Safe at any time, and twice. At most 2 s.
  * rlay_error_text   the last error in one sentence.
- * rlay_field_find   a field by record and name, "observation/position"; NULL: there is none.
+ * rlay_field_find   a field by record and name, "observation/position"; NULL: there is none. An agent checks its dtype and
+ *                   rlay_field_size() before it reads or writes: they are what the environment says.
  * rlay_field_size   its bytes, all lanes.
  * rlay_field_data   where it is mapped, for this session; NULL outside a session. Write only your own record, only in
- *                   your turn. What you read stays as it is until you hand over.
+ *                   your turn. What you read stays as it is until you hand over, if the peer keeps to the rules; a
+ *                   hostile one can change it at any time. So copy what you decide by, a "#length" or an index, once;
+ *                   check the copy, and use the copy.
  * rlay_data         find and data in one. */
 int rlay_open(rlay_channel *ch, const char *name, int side, int role, const rlay_schema *schema);
 int rlay_poll(rlay_channel *ch);
@@ -403,7 +409,9 @@ int rlay_reply_lanes(rlay_channel *ch);
  *
  * rlay_request_send  hand over a request and return; then rlay_wait() or rlay_poll(). rlay_reset_send: with the seed.
  * rlay_reset         hand over and wait for the reply; `seed` NULL: none; options: write the body before.
- * rlay_step          the action is written in the request. rlay_render: see rlay_reply_render.
+ * rlay_step          the action is written in the request.
+ * rlay_render        READY: ch->frame_shape is the picture in "frame", and fits it; or it is 0, 0, 0 and the body holds
+ *                    the value.
  * rlay_info_get      the bytes of a declared info; NULL: this reply has none. */
 int rlay_request_send(rlay_channel *ch, uint32_t command);
 int rlay_reset_send(rlay_channel *ch, const uint64_t *seed);
@@ -564,17 +572,22 @@ static uint64_t rlay__fingerprint(const void *schema, uint32_t schema_size, cons
     return rlay__fnv1a(hash, fields, (size_t)count * RLAY_ROW_SIZE);
 }
 
+/* The bytes of the UTF-8 character at `at`, in a text that ends with a NUL; 0 when it is none. */
+static unsigned rlay__utf8_size(const unsigned char *at) {
+    unsigned size = at[0] < 0x80 ? 1 : at[0] < 0xc2 ? 0 : at[0] < 0xe0 ? 2 : at[0] < 0xf0 ? 3 : at[0] < 0xf5 ? 4 : 0;
+    for (unsigned i = 1; i < size; i++)
+        if ((at[i] & 0xc0) != 0x80) return 0;
+    if ((at[0] == 0xe0 && at[1] < 0xa0) || (at[0] == 0xf0 && at[1] < 0x90)) return 0; /* longer than needed */
+    if ((at[0] == 0xed && at[1] > 0x9f) || (at[0] == 0xf4 && at[1] > 0x8f)) return 0; /* a surrogate; too large */
+    return size;
+}
+
 /* Some of a text is the peer's: put '?' for control characters and for bytes that are not UTF-8. */
 static void rlay__text_clean(char *text) {
     for (unsigned char *at = (unsigned char *)text; *at;) {
-        unsigned more = 4, have = 0; /* bytes that must follow, bytes that do; 4 never follow */
-        if (*at < 0x80) more = 0;
-        else if ((*at & 0xe0) == 0xc0) more = 1;
-        else if ((*at & 0xf0) == 0xe0) more = 2;
-        else if ((*at & 0xf8) == 0xf0) more = 3;
-        while (have < more && have < 3 && (at[have + 1] & 0xc0) == 0x80) have++;
-        if (have != more || *at < 0x20 || *at == 0x7f) *at++ = '?';
-        else at += 1 + more;
+        unsigned size = rlay__utf8_size(at);
+        if (size == 0 || *at < 0x20 || *at == 0x7f || (*at == 0xc2 && at[1] < 0xa0)) *at++ = '?';
+        else at += size;
     }
 }
 
@@ -649,6 +662,13 @@ static void rlay__put_u64(uint8_t *at, uint64_t value) { memcpy(at, &value, size
 static uint16_t rlay__get_u16(const uint8_t *at) { uint16_t value; memcpy(&value, at, sizeof value); return value; }
 static uint32_t rlay__get_u32(const uint8_t *at) { uint32_t value; memcpy(&value, at, sizeof value); return value; }
 static uint64_t rlay__get_u64(const uint8_t *at) { uint64_t value; memcpy(&value, at, sizeof value); return value; }
+
+/* A private copy, taken once: what is decided by it is read from it (section 16). The fence costs no instruction; it keeps
+ * the compiler from reading the peer's bytes a second time. */
+static void rlay__copy(void *to, const uint8_t *shared, size_t size) {
+    memcpy(to, shared, size);
+    __atomic_signal_fence(__ATOMIC_SEQ_CST);
+}
 
 /* Sleep while the word at `at` has `seen`, for at most `duration_ns`. Waking early (a signal, a goodbye) is normal. */
 static void rlay__futex_wait(uint8_t *at, uint32_t seen, uint64_t duration_ns) {
@@ -818,7 +838,9 @@ static int rlay__file_create(rlay_channel *ch, const char *file, uint64_t size) 
 
 /* Map and close `fd`; NULL, and the error's text, when it cannot be mapped (CHANNEL). */
 static uint8_t *rlay__file_map(rlay_channel *ch, int fd, uint64_t size, const char *file) {
-    void *at = mmap(NULL, (size_t)size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+    void *at = MAP_FAILED;
+    if (size > SIZE_MAX / 2) errno = ENOMEM; /* on a processor of 32 bits */
+    else at = mmap(NULL, (size_t)size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
     if (at == MAP_FAILED) rlay__fail_errno(ch, "map", file);
     close(fd);
     return at == MAP_FAILED ? NULL : (uint8_t *)at;
@@ -988,29 +1010,49 @@ static int rlay__layout_bind(rlay_channel *ch) {
             return rlay__fail(ch, RLAY_E_LAYOUT_MISMATCH, "channel %s: a record does not end with a body of at most "
                     "2^30 bytes; the environment's port has a fault", ch->name);
     }
+    const rlay_field *frame = rlay_field_find(ch, RLAY_RECORD_REPLY, "frame");
+    const rlay_field *shape = rlay_field_find(ch, RLAY_RECORD_REPLY, "frame#shape");
+    if (frame && (frame->dtype != RLAY_DTYPE_UINT8 || !shape || shape->dtype != RLAY_DTYPE_UINT32 ||
+            rlay_field_size(shape) != sizeof ch->frame_shape))
+        return rlay__fail(ch, RLAY_E_LAYOUT_MISMATCH, "channel %s: the field 'frame' has no usable 'frame#shape'; the "
+                "environment's port has a fault", ch->name);
     ch->info_count = 0;
     for (uint32_t i = 0; i < ch->field_count; i++) ch->info_count += strncmp(ch->fields[i].name, "info.", 5) == 0;
     return RLAY_OK;
+}
+
+/* Whether the name of row `i`, in our copy of the table, is a text that no row before it has. */
+static int rlay__row_name_is_valid(const rlay_channel *ch, uint32_t i) {
+    const rlay_field *field = &ch->fields[i], *other = ch->fields;
+    const unsigned char *at = (const unsigned char *)field->name;
+    if (*at == 0 || !memchr(at, 0, sizeof field->name)) return 0;
+    for (unsigned size; *at; at += size)
+        if ((size = rlay__utf8_size(at)) == 0) return 0;
+    for (; other < field; other++)
+        if (other->record == field->record && other->group == field->group &&
+                strcmp(other->name, field->name) == 0) return 0;
+    return 1;
 }
 
 /* Take the env's layout: copy the table, compute every offset again, compare, and compare the fingerprint. */
 static int rlay__layout_adopt(rlay_channel *ch) {
     uint8_t block[0x20];
     uint64_t cursor[2] = {RLAY_PREFIX_SIZE, RLAY_PREFIX_SIZE};
-    memcpy(block, ch->control + RLAY_OFF_SCHEMA_SIZE, sizeof block);
+    rlay__copy(block, ch->control + RLAY_OFF_SCHEMA_SIZE, sizeof block);
     uint32_t schema_size = rlay__get_u32(block), count = rlay__get_u32(block + 4);
     if (schema_size > RLAY_SCHEMA_MAX || count > RLAY_FIELDS_MAX)
         return rlay__fail(ch, RLAY_E_CHANNEL_FORMAT, "channel %s: %u fields and %u bytes of schema do not fit; the "
                 "environment's port has a fault", ch->name, (unsigned)count, (unsigned)schema_size);
-    memcpy(ch->fields, ch->control + RLAY_OFF_FIELD_TABLE, (size_t)count * RLAY_ROW_SIZE);
+    rlay__copy(ch->fields, ch->control + RLAY_OFF_FIELD_TABLE, (size_t)count * RLAY_ROW_SIZE);
     ch->field_count = 0;
     for (uint32_t i = 0; i < count; i++) {
         rlay_field *field = &ch->fields[i];
         rlay_field ours = *field;
         int record_ok = field->record == RLAY_RECORD_REQUEST || field->record == RLAY_RECORD_REPLY;
-        int name_ok = field->name[0] && memchr(field->name, 0, sizeof field->name);
+        int name_ok = rlay__row_name_is_valid(ch, i);
         int ordered = i == 0 || field->record >= ch->fields[i - 1].record;
-        if (!record_ok || !name_ok || !ordered || !rlay__field_place(&ours, &cursor[field->record - 1]))
+        int lanes_ok = field->group != RLAY_GROUP_NONE || field->lanes == 0;
+        if (!record_ok || !name_ok || !ordered || !lanes_ok || !rlay__field_place(&ours, &cursor[field->record - 1]))
             return rlay__fail(ch, RLAY_E_LAYOUT_MISMATCH, "channel %s: row %u of the field table is invalid; the "
                     "environment's port has a fault", ch->name, (unsigned)i);
         if (ours.offset != field->offset || ours.stride != field->stride)
@@ -1267,7 +1309,7 @@ static int rlay__reject(rlay_channel *ch, int result) {
 /* Server, on the client's hello: welcome or reject it. */
 static int rlay__greet(rlay_channel *ch) {
     uint8_t hello[RLAY_HELLO_SIZE];
-    memcpy(hello, ch->control + RLAY_OFF_CLIENT_HELLO, sizeof hello);
+    rlay__copy(hello, ch->control + RLAY_OFF_CLIENT_HELLO, sizeof hello);
     int result = rlay__hello_check(ch, hello);
     if (result == RLAY_OK && ch->role == RLAY_ROLE_AGENT) result = rlay__layout_adopt(ch);
     if (result == RLAY_OK) result = rlay__data_create(ch);
@@ -1292,8 +1334,8 @@ static int rlay__claim_is_taken(rlay_channel *ch) {
 
 /* Client: look at the control file and claim the session if it is free. Never waits, never holds the lock while waiting. */
 static int rlay__claim(rlay_channel *ch) {
-    uint8_t page[RLAY_HEADER_SIZE];
-    memcpy(page, ch->control, sizeof page);
+    uint8_t page[RLAY_OFF_CLIENT_HELLO]; /* what was complete when the file got its name; the words have other writers */
+    rlay__copy(page, ch->control, sizeof page);
     if (memcmp(page, RLAY_MAGIC, 8) != 0 || rlay__get_u32(page + RLAY_OFF_ENDIAN_TAG) != RLAY_ENDIAN_TAG ||
         rlay__get_u32(page + RLAY_OFF_HEADER_SIZE) != RLAY_HEADER_SIZE ||
                 rlay__get_u64(page + RLAY_OFF_CONTROL_SIZE) != RLAY_CONTROL_SIZE ||
@@ -1369,7 +1411,7 @@ static int rlay__seek_again(rlay_channel *ch) {
 static int rlay__enter(rlay_channel *ch) {
     uint8_t header[RLAY_OFF_TURN];
     struct stat info;
-    memcpy(header, ch->control, sizeof header);
+    rlay__copy(header, ch->control, sizeof header);
     uint32_t status = rlay__get_u32(header + RLAY_OFF_WELCOME_STATUS), code = rlay__get_u32(header + RLAY_OFF_WELCOME_CODE);
     if (status == RLAY_WELCOME_REJECTED) {
         rlay__session_end(ch, RLAY_BYE_CLOSED);
@@ -1457,7 +1499,7 @@ static int rlay__fail_remote(rlay_channel *ch, const char *what, unsigned long l
 
 /* Copy the prefix that came, and check what both roles check. */
 static int rlay__prefix_take(rlay_channel *ch, uint8_t *prefix, uint64_t seq) {
-    memcpy(prefix, rlay__record(ch, rlay__in_record(ch)), RLAY_PREFIX_SIZE);
+    rlay__copy(prefix, rlay__record(ch, rlay__in_record(ch)), RLAY_PREFIX_SIZE);
     uint64_t found = rlay__get_u64(prefix + RLAY_PREFIX_SESSION);
     uint64_t capacity = rlay_field_size(rlay__body(ch, rlay__in_record(ch)));
     if (found != ch->generation) return rlay__fail_remote(ch, "session", found, ch->generation);
@@ -1530,6 +1572,41 @@ static int rlay__request_receive(rlay_channel *ch) {
     return RLAY_READY;
 }
 
+/* Agent, on the reply to RENDER: take the picture's shape, which must fit. */
+static int rlay__frame_take(rlay_channel *ch) {
+    const rlay_field *frame = rlay_field_find(ch, RLAY_RECORD_REPLY, "frame");
+    memset(ch->frame_shape, 0, sizeof ch->frame_shape);
+    if (!frame) return RLAY_READY;
+    rlay__copy(ch->frame_shape, (const uint8_t *)rlay_data(ch, RLAY_RECORD_REPLY, "frame#shape"), sizeof ch->frame_shape);
+    uint64_t size = rlay__count(3, ch->frame_shape);
+    return size <= rlay_field_size(frame) ? RLAY_READY : rlay__fail_remote(ch, "a frame of a size of", size,
+            rlay_field_size(frame));
+}
+
+/* A private copy of a text of the body, cut so that it fits; empty when it was not found. */
+static void rlay__text_copy(char *text, uint32_t capacity, int found, const rlay_value *value) {
+    uint32_t size = found == 1 && value->type == RLAY_STR ? value->size : 0;
+    if (size >= capacity) size = capacity - 1;
+    if (size) rlay__copy(text, value->data, size);
+    text[size] = 0;
+}
+
+/* Agent: the environment raised, and the body says what. An empty one says nothing. */
+static int rlay__error_take(rlay_channel *ch, uint32_t command) {
+    char type[128], message[640];
+    rlay_value value;
+    int found = rlay_body_find(ch, "type", &value);
+    if (found < 0) {
+        rlay__session_end(ch, RLAY_BYE_FAILED);
+        return rlay__fail(ch, RLAY_E_REMOTE_PROTOCOL, "channel %s: the environment (%s) raised, but the body that should "
+                "say what is no MessagePack map; its port has a fault", ch->name, ch->peer);
+    }
+    rlay__text_copy(type, sizeof type, found, &value);
+    found = rlay_body_find(ch, "message", &value);
+    rlay__text_copy(message, sizeof message, found, &value);
+    return rlay__fail(ch, RLAY_E_REMOTE, "the environment raised %s on %s: %s", type, rlay__command_name(command), message);
+}
+
 /* Agent, when the turn comes: check the reply. */
 static int rlay__reply_receive(rlay_channel *ch) {
     uint8_t prefix[RLAY_PREFIX_SIZE];
@@ -1545,13 +1622,8 @@ static int rlay__reply_receive(rlay_channel *ch) {
         rlay__session_end(ch, RLAY_BYE_CLOSED);
         return rlay__fail(ch, RLAY_E_PEER_CLOSED, "we closed the session of channel %s", ch->name);
     }
-    if (status == RLAY_OK) return RLAY_READY;
-    rlay_value type, message;
-    if (rlay_body_find(ch, "type", &type) != 1 || type.type != RLAY_STR) type.size = 0;
-    if (rlay_body_find(ch, "message", &message) != 1 || message.type != RLAY_STR) message.size = 0;
-    return rlay__fail(ch, RLAY_E_REMOTE, "the environment raised %.*s on %s: %.*s",
-            (int)type.size, type.size ? (const char *)type.data : "", rlay__command_name(command),
-            (int)message.size, message.size ? (const char *)message.data : "");
+    if (status != RLAY_OK) return rlay__error_take(ch, command);
+    return command == RLAY_COMMAND_RENDER ? rlay__frame_take(ch) : RLAY_READY;
 }
 
 static int rlay__on_turn(rlay_channel *ch) {
@@ -1944,7 +2016,7 @@ int rlay_step(rlay_channel *ch, int64_t timeout_ns) {
     return result < 0 ? result : rlay_wait(ch, timeout_ns);
 }
 
-/* READY: fields "frame#shape" and "frame" hold the picture, or frame#shape is 0 and the body holds the value. */
+/* READY: ch->frame_shape and field "frame" are the picture, or frame_shape is 0 and the body holds the value. */
 int rlay_render(rlay_channel *ch, int64_t timeout_ns) {
     int result = rlay_request_send(ch, RLAY_COMMAND_RENDER);
     return result < 0 ? result : rlay_wait(ch, timeout_ns);
@@ -2027,11 +2099,12 @@ void rlay_body_put_map(rlay_channel *ch, uint32_t pairs) { rlay__body_put_header
 
 typedef struct rlay__cursor { const uint8_t *at, *end; } rlay__cursor;
 
-/* A big-endian number of `width` bytes; 0 when they are not there. */
+/* A big-endian number of `width` bytes; 0 when they are not there. Every tag and length comes through here, and volatile
+ * says that each byte is read once: what was checked is what is used, whatever the peer writes meanwhile. */
 static int rlay__take_number(rlay__cursor *c, unsigned width, uint64_t *value) {
     if ((size_t)(c->end - c->at) < width) return 0;
     *value = 0;
-    while (width--) *value = *value << 8 | *c->at++;
+    while (width--) *value = *value << 8 | *(const volatile uint8_t *)c->at++;
     return 1;
 }
 

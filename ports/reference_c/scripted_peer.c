@@ -182,12 +182,12 @@ static void print_info(const rlay_channel *ch) {
     printf(" x_position=");
     if ((at = rlay_info_get(ch, "x_position")) != NULL) print_hex(at, sizeof(double));
     else printf("-");
-    if (rlay_body_find(ch, "note", &value) == 1) printf(" note=%.*s", (int)value.size, (const char *)value.data);
+    if (rlay_body_find(ch, "note", &value) == 1 && value.type == RLAY_STR) printf(" note=%.*s", (int)value.size, (const char *)value.data);
     else printf(" note=-");
     printf(" blob=");
-    if (rlay_body_find(ch, "blob", &value) == 1) print_hex(value.data, value.size);
+    if (rlay_body_find(ch, "blob", &value) == 1 && value.type == RLAY_BIN) print_hex(value.data, value.size);
     else printf("-");
-    if (rlay_body_find(ch, "limit", &value) == 1) printf(" limit=%lld", (long long)value.as.i);
+    if (rlay_body_find(ch, "limit", &value) == 1 && value.type == RLAY_INT) printf(" limit=%lld", (long long)value.as.i);
     else printf(" limit=-");
 }
 
@@ -209,7 +209,8 @@ static void print_exchange(const rlay_channel *ch) {
 
 static int print_error(const rlay_channel *ch) {
     rlay_value type, message;
-    if (rlay_body_find(ch, "type", &type) != 1 || rlay_body_find(ch, "message", &message) != 1) return -RLAY_E_REMOTE;
+    if (rlay_body_find(ch, "type", &type) != 1 || type.type != RLAY_STR) return -RLAY_E_REMOTE;
+    if (rlay_body_find(ch, "message", &message) != 1 || message.type != RLAY_STR) return -RLAY_E_REMOTE;
     printf("ERROR %.*s: %.*s\n", (int)type.size, (const char *)type.data, (int)message.size,
             (const char *)message.data);
     fflush(stdout);
@@ -232,10 +233,31 @@ static int play_step(rlay_channel *ch, int64_t big_0, int64_t big_1, int64_t gea
     return result;
 }
 
+/* The names and sizes of fields are what the environment says: look before they are used. */
+static int is_scripted(const rlay_channel *ch) {
+    static const struct { const char *name; uint8_t record, dtype; uint64_t size; } fields[] = {
+        {"action/big", RLAY_RECORD_REQUEST, RLAY_DTYPE_INT64, 16},
+        {"action/gear", RLAY_RECORD_REQUEST, RLAY_DTYPE_INT64, 8},
+        {"observation/counter", RLAY_RECORD_REPLY, RLAY_DTYPE_INT64, 8},
+        {"observation/echo", RLAY_RECORD_REPLY, RLAY_DTYPE_INT64, 16},
+        {"observation/image", RLAY_RECORD_REPLY, RLAY_DTYPE_UINT8, 72},
+        {"observation/position", RLAY_RECORD_REPLY, RLAY_DTYPE_FLOAT64, 24},
+        {"info.lap", RLAY_RECORD_REPLY, RLAY_DTYPE_INT64, 8},
+        {"info.lap#present", RLAY_RECORD_REPLY, RLAY_DTYPE_UINT8, 1},
+        {"info.x_position", RLAY_RECORD_REPLY, RLAY_DTYPE_FLOAT64, 8},
+        {"info.x_position#present", RLAY_RECORD_REPLY, RLAY_DTYPE_UINT8, 1},
+    };
+    for (size_t i = 0; i < sizeof fields / sizeof *fields; i++) {
+        const rlay_field *field = rlay_field_find(ch, fields[i].record, fields[i].name);
+        if (!field || field->dtype != fields[i].dtype || rlay_field_size(field) != fields[i].size) return 0;
+    }
+    return 1;
+}
+
 static int play_agent(rlay_channel *ch, int64_t timeout_ns) {
     const uint64_t seven = 7, largest = UINT64_MAX;
     int result = rlay_wait(ch, timeout_ns);
-    if (result >= 0 && !rlay_field_find(ch, RLAY_RECORD_REQUEST, "action/gear")) {
+    if (result >= 0 && !is_scripted(ch)) {
         fprintf(stderr, "scripted_peer: the environment is not the scripted one\n");
         return 3;
     }

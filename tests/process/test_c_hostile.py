@@ -1,0 +1,196 @@
+"""Hostile bytes and races in the reference port in C, and that each check reports a broken port.
+
+The programs are in ``ports/reference_c/fuzz``; ``make fuzz-c`` runs the targets for long.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+PORT = ROOT / "ports" / "reference_c"
+GOLDEN = ROOT / "spec" / "golden"
+#: Nothing is asserted about shorter times.
+WATCHDOG = 120.0
+#: A broken port is found within a few hundred mutations.
+ROUNDS = "20000"
+
+pytestmark = [
+    pytest.mark.one_twin,
+    pytest.mark.timeout(300),
+    pytest.mark.leaves_files,  # a broken port ends in the middle
+    pytest.mark.skipif(sys.platform != "linux", reason="the fuzz programs are for Linux"),
+    pytest.mark.skipif(shutil.which("make") is None, reason="there is no make"),
+    pytest.mark.skipif(shutil.which("cc") is None, reason="there is no C compiler"),
+]
+
+Build = Callable[..., Path]
+
+
+@dataclasses.dataclass(frozen=True)
+class Mutant:
+    """rlay.h with one check taken out, and the programs that have to notice."""
+
+    name: str
+    was: str
+    now: str
+    noticed_by: tuple[str, ...]
+
+
+MUTANTS = [
+    Mutant(
+        "field_count",
+        "schema_size > RLAY_SCHEMA_MAX || count > RLAY_FIELDS_MAX",
+        "0",
+        ("replay_table", "replay_attach"),
+    ),
+    Mutant(
+        "field_offset",
+        "ours.offset != field->offset || ours.stride != field->stride",
+        "0",
+        ("replay_table",),
+    ),
+    Mutant("body_size", "if (ch->in_size > capacity) return", "if (0) return", ("replay_records",)),
+    Mutant(
+        "data_file_size",
+        "fd >= 0 && (uint64_t)info.st_size != size",
+        "0",
+        ("replay_attach",),
+    ),
+    Mutant("lane", "lane < ch->lanes && ", "", ("replay_records",)),
+    Mutant("frame", "size <= rlay_field_size(frame) ?", "1 ?", ("replay_records", "hostile")),
+    Mutant("error_text", "    rlay__text_clean(ch->error);\n", "", ("replay_attach",)),
+    Mutant(
+        "messagepack_length",
+        "if ((uint64_t)(c->end - c->at) < size) return 0;",
+        "",
+        ("replay_body",),
+    ),
+    Mutant(
+        "messagepack_end",
+        "if ((size_t)(c->end - c->at) < width) return 0;",
+        "",
+        ("replay_body",),
+    ),
+]
+
+
+@pytest.fixture(scope="module")
+def build(tmp_path_factory: pytest.TempPathFactory) -> Build:
+    """A function that builds one target of the Makefile, of the port or of a broken copy."""
+
+    def build_one(target: str, header: str = "") -> Path:
+        folder = tmp_path_factory.mktemp("hostile")
+        variables = [f"BUILD={folder}", "OPTIMISE=-O0"]  # building takes longest
+        if header:
+            (folder / "rlay.h").write_text(header, encoding="utf-8")
+            variables.append(f"HEADER={folder}")
+        program = folder / target
+        done = run("make", "-C", PORT, *variables, program)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return program
+
+    return build_one
+
+
+def run(*command: str | Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(command, capture_output=True, text=True, timeout=WATCHDOG, check=False)
+
+
+@pytest.fixture(scope="module")
+def need(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], None]:
+    """A function that skips where the compiler has not the sanitizers."""
+    folder = tmp_path_factory.mktemp("need")
+    (folder / "empty.c").write_text("int main(void) { return 0; }\n")
+
+    def need_one(sanitizers: str) -> None:
+        program = folder / "empty"
+        done = run("cc", f"-fsanitize={sanitizers}", folder / "empty.c", "-o", program)
+        if done.returncode != 0 or run(program).returncode != 0:
+            pytest.skip(f"no programs with -fsanitize={sanitizers} here; install libasan, libtsan")
+
+    return need_one
+
+
+def broken(mutant: Mutant) -> str:
+    text = (PORT / "rlay.h").read_text(encoding="utf-8")
+    assert text.count(mutant.was) == 1, f"rlay.h has changed: {mutant.was}"
+    return text.replace(mutant.was, mutant.now)
+
+
+@pytest.mark.parametrize("target", ["attach", "body", "records", "table"])
+def test_no_bytes_break_a_parser(build: Build, need: Callable[[str], None], target: str) -> None:
+    need("address,undefined")
+    done = run(build(f"replay_{target}"), GOLDEN, ROUNDS)
+    assert done.returncode == 0, done.stderr
+    inputs, runs = map(int, re.findall(r"\d+", done.stdout))
+    assert inputs > 100
+    assert runs == inputs + int(ROUNDS)
+
+
+@pytest.mark.parametrize(
+    ("mutant", "program"),
+    [
+        pytest.param(mutant, program, id=f"{mutant.name}-{program}")
+        for mutant in MUTANTS
+        for program in mutant.noticed_by
+    ],
+)
+def test_a_port_without_a_check_is_noticed(
+    build: Build, need: Callable[[str], None], mutant: Mutant, program: str
+) -> None:
+    need("address,undefined")
+    arguments = ["60"] if program == "hostile" else [GOLDEN, ROUNDS]
+    done = run(build(program, broken(mutant)), *arguments)
+    assert done.returncode != 0
+    assert re.search("AddressSanitizer|runtime error|contract broken", done.stderr), done.stderr
+
+
+def test_a_peer_that_writes_all_over_harms_nobody(
+    build: Build, need: Callable[[str], None], channel_root: Path
+) -> None:
+    need("address,undefined")
+    done = run(build("hostile"), "2")
+    assert done.returncode == 0, done.stderr
+    changes, environment, agent = (
+        int(n) for n in re.findall(r"(\d+) (?:changes|calls)", done.stdout)
+    )
+    assert min(changes, environment, agent) > 50, done.stdout
+    assert {path.suffix for path in channel_root.iterdir()} == {".lock"}
+
+
+def test_the_thread_sanitizer_sees_no_race(build: Build, need: Callable[[str], None]) -> None:
+    need("thread")
+    done = run(build("race"), "2")
+    assert done.returncode == 0, done.stderr
+    assert "ThreadSanitizer" not in done.stderr
+    assert done.stdout.endswith("no session failed\n")
+
+
+def test_the_thread_sanitizer_sees_a_relaxed_turn(
+    build: Build, need: Callable[[str], None]
+) -> None:
+    need("thread")
+    text = (PORT / "rlay.h").read_text(encoding="utf-8")
+    store = "__atomic_store_n((uint32_t *)(void *)at, value, __ATOMIC_RELEASE)"
+    assert text.count(store) == 1
+    program = build("race", text.replace(store, store.replace("RELEASE", "RELAXED")))
+    done = run(program, "1")
+    assert done.returncode != 0
+    assert "WARNING: ThreadSanitizer: data race" in done.stderr
+
+
+def test_fuzzing_without_clang_says_what_to_install(tmp_path: Path) -> None:
+    done = run("make", "-C", ROOT, "fuzz-c", "MINUTES=1", "CLANG=")
+    assert done.returncode != 0
+    assert "needs clang with libFuzzer; on Debian install clang-14" in done.stderr
+    assert not os.listdir(tmp_path)
