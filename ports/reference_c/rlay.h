@@ -1583,27 +1583,29 @@ static int rlay__frame_take(rlay_channel *ch) {
             rlay_field_size(frame));
 }
 
-/* A private copy of a text of the body, cut so that it fits; empty when it was not found. */
-static void rlay__text_copy(char *text, uint32_t capacity, int found, const rlay_value *value) {
-    uint32_t size = found == 1 && value->type == RLAY_STR ? value->size : 0;
+/* A private copy of a text of the body, cut so that it fits; empty for another value. */
+static void rlay__text_copy(char *text, uint32_t capacity, const rlay_value *value) {
+    uint32_t size = value->type == RLAY_STR ? value->size : 0;
     if (size >= capacity) size = capacity - 1;
     if (size) rlay__copy(text, value->data, size);
     text[size] = 0;
 }
 
+static int rlay__body_look(const rlay_channel *ch, const char *const *keys, int count, rlay_value *values);
+
 /* Agent: the environment raised, and the body says what. An empty one says nothing. */
 static int rlay__error_take(rlay_channel *ch, uint32_t command) {
+    static const char *const keys[2] = {"type", "message"};
     char type[128], message[640];
-    rlay_value value;
-    int found = rlay_body_find(ch, "type", &value);
-    if (found < 0) {
+    rlay_value values[2];
+    memset(values, 0, sizeof values);
+    if (rlay__body_look(ch, keys, 2, values) < 0) {
         rlay__session_end(ch, RLAY_BYE_FAILED);
         return rlay__fail(ch, RLAY_E_REMOTE_PROTOCOL, "channel %s: the environment (%s) raised, but the body that should "
                 "say what is no MessagePack map; its port has a fault", ch->name, ch->peer);
     }
-    rlay__text_copy(type, sizeof type, found, &value);
-    found = rlay_body_find(ch, "message", &value);
-    rlay__text_copy(message, sizeof message, found, &value);
+    rlay__text_copy(type, sizeof type, &values[0]);
+    rlay__text_copy(message, sizeof message, &values[1]);
     return rlay__fail(ch, RLAY_E_REMOTE, "the environment raised %s on %s: %s", type, rlay__command_name(command), message);
 }
 
@@ -2188,25 +2190,32 @@ static int rlay__take_whole(rlay__cursor *c, rlay_value *value) {
     }
 }
 
-/* Look up `key` in the map that came as the body. 1: found, 0: not there (or no body), negative: not a map with
- * string keys. The value points into the record and lives until the turn is handed over. */
-int rlay_body_find(const rlay_channel *ch, const char *key, rlay_value *value) {
-    rlay_value pair;
+/* Look up keys in the map that came as the body, in one pass: bit i of the result is set when keys[i] was found. 0 for an
+ * empty body, negative when it is not such a map. */
+static int rlay__body_look(const rlay_channel *ch, const char *const *keys, int count, rlay_value *values) {
+    rlay_value pair, candidate;
     if (!ch->data || !ch->our_turn || ch->in_size == 0) return 0;
     rlay__cursor c;
     c.at = (const uint8_t *)rlay_field_data(ch, rlay__body(ch, rlay__in_record(ch)));
     c.end = c.at + ch->in_size;
     if (!rlay__take(&c, &pair) || pair.type != RLAY_MAP) return -RLAY_E_REMOTE_PROTOCOL;
-    size_t size = strlen(key);
     int found = 0;
     for (uint32_t left = pair.size; left > 0; left--) {
-        rlay_value candidate;
         if (!rlay__take_whole(&c, &pair) || !rlay__take_whole(&c, &candidate)) return -RLAY_E_REMOTE_PROTOCOL;
-        if (pair.type != RLAY_STR || pair.size != size || memcmp(pair.data, key, size) != 0) continue;
-        *value = candidate;
-        found = 1;
+        for (int i = 0; i < count && pair.type == RLAY_STR; i++)
+            if (pair.size == strlen(keys[i]) && memcmp(pair.data, keys[i], pair.size) == 0) {
+                values[i] = candidate;
+                found |= 1 << i;
+                break;
+            }
     }
     return c.at == c.end ? found : -RLAY_E_REMOTE_PROTOCOL;
+}
+
+/* 1: found, 0: not there (or no body), negative: not a map. The value points into the record and lives until the turn is
+ * handed over. */
+int rlay_body_find(const rlay_channel *ch, const char *key, rlay_value *value) {
+    return rlay__body_look(ch, &key, 1, value);
 }
 
 /* ---- schema (sections 8 and 9): canonical JSON and the field table grow side by side */

@@ -2,7 +2,7 @@
  *
  * The input is the size of a key u8, the key, and a body, which ends where the mapping ends.
  */
-#include "world.h"
+#include "target.h"
 
 static rlay_channel ch;
 

@@ -20,7 +20,7 @@ static size_t place(size_t size) {
     size_t request = size / 2; /* of the data file: bodies of the same size make records of the same size */
     if (chance(4) == 0) return (size_t)chance(size);
     if (size == RLAY_CONTROL_SIZE) return chance(2) ? (size_t)chance(RLAY_OFF_CLAIM + 4) : RLAY_OFF_FIELD_TABLE + (size_t)chance(16 * RLAY_ROW_SIZE);
-    return (chance(3) ? request : 0) + (size_t)(chance(2) ? chance(RLAY_PREFIX_SIZE) : chance(320));
+    return (chance(3) ? request : 0) + (size_t)(chance(4) ? chance(320) : chance(RLAY_PREFIX_SIZE));
 }
 
 static void change(uint8_t *at, size_t left) {

@@ -5,7 +5,7 @@
  * With REPAIR_TABLE offsets, strides and record sizes are computed from the rows, and with REPAIR_PRINT the fingerprint,
  * so that a change of a row is not found by the first check only.
  */
-#include "world.h"
+#include "target.h"
 
 #define REPAIR_TABLE 1
 #define REPAIR_PRINT 2

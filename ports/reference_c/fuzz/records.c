@@ -7,7 +7,7 @@
  * Bits of `op` make single parts of the prefix good, so that later checks are reached. Both bodies end where a page
  * ends, the reply's where the mapping ends.
  */
-#include "world.h"
+#include "target.h"
 #include <sanitizer/asan_interface.h>
 
 #define SETTING_ENV 1   /* the environment is attacked, else the agent */

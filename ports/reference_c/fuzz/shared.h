@@ -195,7 +195,7 @@ static int agent_request(peer *p, int step) {
         return rlay_reset_send(ch, &seed);
     }
     if (action && rlay_field_size(action) == sizeof seed) memcpy(rlay_field_data(ch, action), &seed, sizeof seed);
-    return rlay_request_send(ch, step % 4 == 2 && (ch->features & RLAY_FEATURE_RENDER) ? RLAY_COMMAND_RENDER : RLAY_COMMAND_STEP);
+    return rlay_request_send(ch, step % 2 == 1 && (ch->features & RLAY_FEATURE_RENDER) ? RLAY_COMMAND_RENDER : RLAY_COMMAND_STEP);
 }
 
 /* One session: attach, reset, step, render, and a reset after an error; some end with CLOSE, some with a goodbye. */

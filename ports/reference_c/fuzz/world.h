@@ -3,8 +3,6 @@
  * Every system call of the port is replaced by a few lines, so that a target makes tens of thousands of runs in a second
  * and the same input always gives the same run. The two mapped files end at a page that cannot be touched: a read of one
  * byte beyond them is a fault. The peer is alive, holds its lock, and its bytes are the input.
- *
- * A target defines fuzz_one() and fuzz_seed(). It may look into rlay.h's private functions.
  */
 #ifndef RLAY_FUZZ_WORLD_H
 #define RLAY_FUZZ_WORLD_H
@@ -35,7 +33,7 @@ enum { WORLD_DIRECTORY = 1000, WORLD_SERVER_LOCK, WORLD_CLIENT_LOCK, WORLD_CONTR
 
 static struct {
     uint8_t *control, *data; /* `data` is the end of the space for data files */
-    uint64_t data_size, now_ns;
+    uint64_t control_size, data_size, now_ns;
     int our_lock;
 } world;
 
@@ -52,6 +50,7 @@ static void world_begin(int our_side) {
         world.data = world_guarded(WORLD_DATA_MAX) + WORLD_DATA_MAX;
     }
     world.our_lock = our_side == 1 ? WORLD_SERVER_LOCK : WORLD_CLIENT_LOCK;
+    world.control_size = WORLD_CONTROL_SIZE;
     world.data_size = 0;
     world.now_ns = 1000000000;
 }
@@ -70,7 +69,7 @@ static int world_fstat(int fd, struct stat *info) {
     info->st_mode = fd == WORLD_DIRECTORY ? S_IFDIR | 0700 : S_IFREG | 0600;
     info->st_uid = geteuid();
     info->st_ino = (ino_t)fd;
-    info->st_size = fd == WORLD_CONTROL ? WORLD_CONTROL_SIZE : fd == WORLD_DATA ? (off_t)world.data_size : 0;
+    info->st_size = fd == WORLD_CONTROL ? (off_t)world.control_size : fd == WORLD_DATA ? (off_t)world.data_size : 0;
     return 0;
 }
 
@@ -132,6 +131,13 @@ static int world_stat_at(int directory, const char *path, struct stat *info) { r
 #define sched_getaffinity(pid, size, set) (-1)
 #define sysconf(name) 2L
 
+#ifdef FUZZ_ONCE
+#include "once.h"
+#else
+#define once_begin() ((void)0)
+#define once_end() ((void)0)
+#endif
+
 #define RLAY_IMPLEMENTATION
 #include "rlay.h"
 
@@ -182,26 +188,5 @@ static void fuzz_layout(const rlay_channel *ch) {
         if (at) fuzz_read(at, size < 64 ? size : 64), fuzz_read(at + size - (size < 64 ? size : 64), size < 64 ? size : 64);
     }
 }
-
-/* A cursor over the input; behind its end come zeros. */
-typedef struct fuzz_input { const uint8_t *at; size_t left; } fuzz_input;
-
-static size_t fuzz_take(fuzz_input *in, void *to, size_t size) {
-    size_t have = size < in->left ? size : in->left;
-    memset(to, 0, size);
-    if (have) memcpy(to, in->at, have);
-    in->at += have, in->left -= have;
-    return have;
-}
-static uint8_t fuzz_u8(fuzz_input *in) { uint8_t value; return fuzz_take(in, &value, 1), value; }
-static uint16_t fuzz_u16(fuzz_input *in) { uint16_t value; return fuzz_take(in, &value, 2), value; }
-
-/* One run, and inputs made from a golden case: control file, and the data file after one exchange or NULL. Seed number
- * `n` of that pair goes to `out`; the result is its size, 0 when there are no more. */
-void fuzz_one(const uint8_t *data, size_t size);
-size_t fuzz_seed(const uint8_t *control, const uint8_t *snapshot, size_t snapshot_size, int n, uint8_t *out, size_t capacity);
-
-int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
-int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) { return fuzz_one(data, size), 0; }
 
 #endif
