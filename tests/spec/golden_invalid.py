@@ -226,6 +226,13 @@ def table_faults(faults: Faults) -> None:
     add("row_shape_too_large", "`observation` has 2^32 - 1 elements.", 7, SHAPE, u32(2**32 - 1))
     add("row_name_not_utf8", "`action` begins with 0xFF.", 2, NAME, b"\xff")
     add("row_name_empty", "`action` has no name.", 2, NAME, b"\0")
+    add(
+        "row_name_unterminated",
+        "`action` has a name of 160 bytes.",
+        2,
+        NAME,
+        b"action" + b"x" * 154,
+    )
     add("rows_duplicate_name", "`truncated` is called `terminated`.", 6, NAME, b"terminated")
 
 
@@ -276,12 +283,16 @@ def record_faults(faults: Faults) -> None:
     add("body_too_short", "The body's last byte is left out.", "reply 3", BODY_SIZE, u32(7))
     add("body_too_long", "A byte follows the value.", "reply 3", BODY_SIZE, u32(9))
     add("body_not_a_map", "Info is the list `['lives', 3]`.", "reply 3", BODY, b"\x92")
+    long = u32(2**32 - 1)
+    add("body_text_beyond_end", "A key of 2^32 - 1 bytes.", "reply 3", BODY, b"\x81\xdb" + long)
+    add("body_map_beyond_end", "A map of 2^32 - 1 pairs.", "reply 3", BODY, b"\xdf" + long)
     add("body_extension_unknown", "Extension type 99.", "reply 3", BODY, b"\xc7\x05\x63")
     place = {"source": "error_reply"}
     add("error_not_a_map", "Status 16 with a list.", "reply 2", BODY, b"\x96", **place)
     put = faults.field
     frame = u32(9) + u32(9) + u32(3)
     put("frame_shape_beyond_field", "9x9x3.", "reply 3", "frame#shape", frame, "dict_image")
+    put("frame_shape_overflows", "Each 2^32 - 1.", "reply 3", "frame#shape", long * 3, "dict_image")
     for name, about, field, now in (
         ("text_length_beyond_capacity", "25 of 24 bytes.", "mission#length", u32(25)),
         ("text_not_utf8", "The text begins with 0xFF.", "mission", b"\xff"),

@@ -44,10 +44,12 @@ static void layout_fill(fuzz_input *in, uint32_t first, uint32_t end, unsigned f
     memcpy(world.control + first, header + first, end - first);
     uint32_t count = layout_least(rlay__get_u32(header + RLAY_OFF_FIELD_COUNT), RLAY_FIELDS_MAX);
     layout_rows_used = count;
-    layout_schema_used = layout_least((uint32_t)in->left, RLAY_SCHEMA_MAX);
     fuzz_take(in, world.control + RLAY_OFF_FIELD_TABLE, (size_t)count * RLAY_ROW_SIZE);
     layout_schema_used = layout_least((uint32_t)in->left, RLAY_SCHEMA_MAX);
     fuzz_take(in, world.control + RLAY_OFF_SCHEMA, layout_schema_used);
+    /* A hash over zeros finds nothing and takes long: the size is that of the schema, or the largest, or too large. */
+    if (rlay__get_u32(world.control + RLAY_OFF_SCHEMA_SIZE) < RLAY_SCHEMA_MAX && first <= RLAY_OFF_SCHEMA_SIZE && end > RLAY_OFF_SCHEMA_SIZE)
+        rlay__put_u32(world.control + RLAY_OFF_SCHEMA_SIZE, layout_least(rlay__get_u32(header + RLAY_OFF_SCHEMA_SIZE), layout_schema_used));
     layout_repair(world.control, flags);
 }
 
