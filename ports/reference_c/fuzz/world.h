@@ -22,6 +22,7 @@
 #include <sys/random.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
+#include <sys/vfs.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -73,6 +74,8 @@ static int world_fstat(int fd, struct stat *info) {
     return 0;
 }
 
+static int world_fstatfs(struct statfs *info) { return memset(info, 0, sizeof *info), 0; } /* no file system we know */
+
 static void *world_mmap(int fd, size_t size) {
     if (fd == WORLD_CONTROL && size == WORLD_CONTROL_SIZE) return world.control;
     /* As with a file: beyond its end there is nothing, and who reads there is ended. */
@@ -114,13 +117,16 @@ static int world_stat_at(int directory, const char *path, struct stat *info) { r
 #define openat world_open
 #define close(fd) world_nothing(NULL, (uint64_t)(fd))
 #define fstat(fd, info) world_fstat(fd, info)
+#define fstatfs(fd, info) world_fstatfs(info)
 #define fstatat(directory, path, info, flags) world_stat_at(directory, path, info)
 #define mmap(at, size, protection, flags, fd, offset) world_mmap(fd, size)
 #define munmap(at, size) world_nothing(at, size)
 #define posix_fallocate(fd, offset, size) world_fallocate(fd, size)
 #define unlinkat(directory, path, flags) world_nothing(path, (uint64_t)(directory))
 #define renameat(from, old, to, new) world_nothing(old, (uint64_t)(from))
-#define fdopendir(fd) ((DIR *)NULL)
+#define fdopendir(fd) ((DIR *)(void *)&world) /* there is nothing to sweep */
+#define readdir(directory) ((void)(directory), (struct dirent *)NULL)
+#define closedir(directory) world_nothing(directory, 0)
 #define flock(fd, operation) world_flock(fd, operation)
 #define clock_gettime(clock, now) world_clock(now)
 #define nanosleep(duration, rest) world_nothing(duration, 0)
