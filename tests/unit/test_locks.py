@@ -7,6 +7,7 @@ import fcntl
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -178,3 +179,62 @@ def test_a_forked_child_holds_nothing(path: Path, pair: tuple[OsLock, OsLock]) -
     finally:
         os.close(read)
         os.waitpid(child, 0)
+
+
+# Interrupts: a signal handler may raise between any two calls.
+
+
+def interrupted(lock_descriptor: Any) -> Any:
+    """Return a lock function that takes the lock, and then meets Ctrl-C."""
+
+    def lock(*args: Any, **kwargs: Any) -> bool:
+        assert lock_descriptor(*args, **kwargs)
+        raise KeyboardInterrupt
+
+    return lock
+
+
+@pytest.mark.parametrize("broken", [False, True], ids=["", "keeps_it"])
+def test_an_interrupted_probe_lets_go(
+    broken: bool, pair: tuple[OsLock, OsLock], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A probe that does not is found out."""
+    holder, prober = pair
+    with monkeypatch.context() as patch:
+        patch.setattr(locks, "lock_descriptor", interrupted(locks.lock_descriptor))
+        if broken:
+            patch.setattr(locks, "_unlock", lambda descriptor, operation: None)
+        with pytest.raises(KeyboardInterrupt):
+            prober.is_free()
+    assert holder.try_acquire() is not broken
+
+
+def test_an_interrupted_lock_is_released(
+    pair: tuple[OsLock, OsLock], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    holder, prober = pair
+    with monkeypatch.context() as patch:
+        patch.setattr(locks, "lock_descriptor", interrupted(locks.lock_descriptor))
+        with pytest.raises(KeyboardInterrupt):
+            holder.try_acquire()
+    assert not holder.held
+    assert not prober.is_free()
+    holder.release()
+    assert prober.is_free()
+
+
+def test_a_lock_file_that_cannot_be_opened_again_leaves_a_good_descriptor(
+    path: Path, pair: tuple[OsLock, OsLock], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Or closing it later would close whatever has got its number."""
+
+    def fail(path: Path) -> int:
+        raise rlay.ChannelError("no more descriptors")
+
+    _, prober = pair
+    path.unlink()
+    monkeypatch.setattr(locks, "open_lock_file", fail)
+    with pytest.raises(rlay.ChannelError):
+        prober.is_free()
+    os.fstat(prober._descriptor)
+    prober.close()
