@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -396,3 +397,40 @@ def test_no_turn_in_the_turn_word_ends_the_session(mode: str, game: Any) -> None
     with pytest.raises(rlay.RemoteProtocolError, match="0x77"):
         asking.result()
     attaching.result().close()
+
+
+@both_modes
+@pytest.mark.parametrize("side", ["client", "server"])
+def test_a_session_that_cannot_be_made_is_given_up(
+    mode: str, side: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After the welcome: the peer is told, nothing is kept, and the next try attaches."""
+    module = importlib.import_module(f"rlay.{side}")
+    make, failed = module.Session, []
+
+    def fail_once(*args: Any, **kwargs: Any) -> Any:
+        if not failed:
+            failed.append(True)
+            raise MemoryError("no room for the records")
+        return make(*args, **kwargs)
+
+    monkeypatch.setattr(module, "Session", fail_once)
+    backend = BACKENDS[mode](CHANNEL, Counter(), **PATIENT)
+    serve = Task(backend.serve)
+    agent = Task(FACES[mode], CHANNEL, **PATIENT)
+    agent_fails = (side == "client") == (mode == "ClientEnv")
+    with pytest.raises(MemoryError):
+        (agent if agent_fails else serve).result()
+    if agent_fails:
+        agent = Task(FACES[mode], CHANNEL, **PATIENT)
+    else:
+        serve = Task(backend.serve)
+    env = agent.result()
+    with contextlib.suppress(rlay.PeerClosedError):
+        # An agent that was welcomed finds out here that its session was given up.
+        env.reset()
+    assert env.reset()[0].tolist()[1:] == [0, -1]
+    assert env.step(4)[1] == 4.0
+    env.close()
+    backend.close()
+    serve.result()
