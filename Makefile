@@ -1,7 +1,7 @@
 # From a fresh clone, with python3 (venv and pip), make and a C compiler:
 #   make demo    see it work          make test   run every test
 #   make build   install into .venv   make lint   style and types only
-#   make races, faults, chaos, soak, model, fuzz-c   the long checks (docs/reliability.md)
+#   make races, truncation, faults, chaos, soak, model, fuzz-c   the long checks (docs/reliability.md)
 
 PYTHON ?= python3
 VENV := .venv
@@ -9,7 +9,7 @@ BIN := $(VENV)/bin
 PORT := ports/reference_c
 STAMP := $(VENV)/installed
 
-.PHONY: build port test lint demo races chaos soak faults model fuzz-c clean
+.PHONY: build port test lint demo races truncation chaos soak faults model fuzz-c clean
 
 build: $(STAMP) port
 
@@ -28,6 +28,10 @@ test: build
 # Fifty processes for one channel, a hundred times, in every mixture.
 races: build
 	RLAY_TEST_ROUNDS=20 $(BIN)/python -m pytest -n 2 --timeout 600 tests/process/test_races.py
+
+# As in `make test`, but two thousand cuts in each story instead of twenty-five.
+truncation: build
+	RLAY_TEST_CUTS=2000 $(BIN)/python -m pytest -n 2 --timeout 3600 tests/process/test_truncation.py
 
 lint: $(STAMP)
 	$(BIN)/python -m ruff check

@@ -263,6 +263,7 @@ enum waited rlay_wait_while(cell_t *cell, uint32_t first, cell_t *waiting, int64
     PyThreadState *thread = PyEval_SaveThread();
     if (spin_end <= held_end || !spin_while(cell, first, spin_end)) {
         spun = false;
+        rlay_shield_again();
         atomic_store_explicit(waiting, 1, memory_order_relaxed);
         /* fence: pairs with the fence in the peer's hand_over (PROTOCOL.md 12) */
         atomic_thread_fence(memory_order_seq_cst);
@@ -388,6 +389,8 @@ static int fill_module(PyObject *module)
     Py_DECREF(type);
     if (result == 0)
         result = rlay_add_guard(module);
+    if (result == 0)
+        result = rlay_add_shield(module);
     return result < 0 ? result : rlay_add_exchange(module);
 }
 

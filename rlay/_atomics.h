@@ -1,4 +1,4 @@
-/* What _atomics.c and _exchange.c share: a word that another process writes at any time. */
+/* What _atomics.c, _exchange.c and _shield.c share: a word that another process writes at any time. */
 
 #ifndef RLAY_ATOMICS_H
 #define RLAY_ATOMICS_H
@@ -20,7 +20,7 @@
 typedef _Atomic uint32_t cell_t;
 
 /* acquire: pairs with the release store in store() of the peer (PROTOCOL.md 6, 12) */
-static inline uint32_t load(cell_t *cell)
+static inline uint32_t load(const cell_t *cell)
 {
     return atomic_load_explicit(cell, memory_order_acquire);
 }
@@ -76,10 +76,10 @@ typedef struct {
 } Guard;
 
 /* A new reference, or NULL with a TypeError. */
-Guard *rlay_as_guard(PyObject *object);
+INTERNAL Guard *rlay_as_guard(PyObject *object);
 
 /* Adds the type Guard to the module. */
-int rlay_add_guard(PyObject *module);
+INTERNAL int rlay_add_guard(PyObject *module);
 
 static inline unsigned long owner_of(Guard *guard)
 {
@@ -105,10 +105,10 @@ static inline bool rlay_own(Guard *guard)
 }
 
 /* Raises what a caller gets who may not. */
-void rlay_refuse(Guard *guard);
+INTERNAL void rlay_refuse(Guard *guard);
 
 /* Gives back what close() waits for, and does what it left to do. */
-PyObject *rlay_give_after(Guard *guard, PyObject *result);
+INTERNAL PyObject *rlay_give_after(Guard *guard, PyObject *result);
 
 /* Must be followed by rlay_give; false with an exception. */
 static inline bool rlay_take(Guard *guard)
@@ -126,6 +126,34 @@ static inline PyObject *rlay_give(Guard *guard, PyObject *result)
     set_owner(guard, 0);
     return result;
 }
+
+/* ---- mapped memory whose file may be truncated (_shield.c) */
+
+/* Of mapped memory: the word that is not 0 once it was replaced by zeros, and its last byte. */
+typedef struct {
+    const cell_t *lost;
+    const char *last;
+} Watch;
+
+/* Valid while the memory stays mapped. Memory without a Shield is never lost. */
+INTERNAL Watch rlay_shield_watch(const void *address);
+
+/* Asked after values were copied, and before anything is handed over: whether they may be zeros of
+ * a truncated file. Where the cut left the beginning of a page, its rest reads as zeros without a
+ * fault; the last page, which lies behind the cut, faults all the same. Only a cut of less than a
+ * page is not found. */
+static inline bool rlay_shield_is_lost(Watch watch)
+{
+    atomic_signal_fence(memory_order_seq_cst);
+    (void)*(const volatile char *)watch.last;
+    return load(watch.lost) != 0;
+}
+
+/* Puts our handler of SIGBUS over one that was installed since; a system call. */
+INTERNAL void rlay_shield_again(void);
+
+/* Adds the type Shield to the module. */
+INTERNAL int rlay_add_shield(PyObject *module);
 
 #define FUNCTION(name) ((PyCFunction)(void (*)(void))(name))
 #define SIGNATURE(text) text "\n--\n\n"

@@ -9,6 +9,8 @@ Same class, same names; :mod:`rlay.atomics` describes the operations. Where it i
   can wake it, so it never sets its waiting word; ``wait`` returns after a change or the
   time-out, and a goodbye without a change is seen when the slice ends.
 - The spin takes turns with other threads of the process through ``sleep(0)``.
+- It guards nothing: Python cannot answer a SIGBUS, so a truncated file ends the process
+  unless its size is looked at first.
 
 It does wake a compiled peer that sleeps on a futex (Linux; elsewhere nobody does).
 """

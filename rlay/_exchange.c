@@ -18,6 +18,8 @@
 /* Looks at the turn before the clock is asked how long to spin: about a microsecond. */
 #define FIRST_LOOKS 40
 #define SHORTEST_SPIN_NS 1000
+/* Steps between two looks whether our handler of SIGBUS still is the one; a power of two. */
+#define STEPS_PER_GUARD 1024
 
 /* ---- one value into one field */
 
@@ -78,14 +80,19 @@ static int write_field(const Field *field, PyObject *value)
 
 /* ---- the turn */
 
-void rlay_send(Exchange *self)
+bool rlay_send(Exchange *self)
 {
     Prefix *prefix = (Prefix *)self->ours.buf;
     prefix->seq = self->seq;
     prefix->command = self->step;
     prefix->status = 0;
     prefix->body_size = 0;
+    if (rlay_is_lost(self))
+        return false;
+    if (self->seq % STEPS_PER_GUARD == 0)
+        rlay_shield_again();
     rlay_hand_over(self->turn, self->their_turn, self->their_waiting);
+    return true;
 }
 
 /* As Adaptive.learn in rlay/channel/wait.py; the other strategies leave no room to learn. */
@@ -141,12 +148,14 @@ static PyObject *read_result(Exchange *self)
     const char *reply = (const char *)self->theirs.buf;
     double reward;
     memcpy(&reward, reply + self->reward_at, sizeof reward);
+    char ended = reply[self->terminated_at], cut = reply[self->truncated_at];
+    /* last, for `read` may look after the file, too */
     PyObject *observation = PyObject_CallNoArgs(self->read);
     if (observation == NULL)
         return NULL;
     PyObject *number = PyFloat_FromDouble(reward);
-    PyObject *terminated = PyBool_FromLong(reply[self->terminated_at]);
-    PyObject *truncated = PyBool_FromLong(reply[self->truncated_at]);
+    PyObject *terminated = PyBool_FromLong(ended);
+    PyObject *truncated = PyBool_FromLong(cut);
     PyObject *info = PyDict_New();
     PyObject *result = PyTuple_New(5);
     if (number == NULL || info == NULL || result == NULL) {
@@ -208,7 +217,8 @@ static PyObject *step(Exchange *self, PyObject *action, int64_t slice_ns)
     self->seq++;
     self->armed = 0;
     self->moved = 1;
-    rlay_send(self);
+    if (!rlay_send(self))
+        Py_RETURN_TRUE;
     int turn = rlay_await_turn(self, slice_ns);
     if (turn < 0)
         return NULL;
@@ -217,6 +227,14 @@ static PyObject *step(Exchange *self, PyObject *action, int64_t slice_ns)
     if (!self->open || !self->plain_info || !rlay_is_ordinary(self, self->seq))
         Py_RETURN_TRUE;
     PyObject *result = read_result(self);
+    if (result == NULL && PyErr_ExceptionMatches(PyExc_Exception)) {
+        PyErr_Clear(); /* the long way says why it cannot be read */
+        Py_RETURN_TRUE;
+    }
+    if (result != NULL && rlay_is_lost(self)) {
+        Py_DECREF(result);
+        Py_RETURN_TRUE;
+    }
     /* A handler that raises does it here, or the result would be lost on its way to the caller. */
     if (result != NULL && PyErr_CheckSignals() < 0)
         Py_CLEAR(result);
@@ -290,6 +308,10 @@ static PyObject *serve(Exchange *self, PyObject *environment, int64_t slice_ns)
         PyObject *action = PyObject_CallNoArgs(self->read);
         if (action == NULL)
             return NULL;
+        if (rlay_is_lost(self)) {
+            Py_DECREF(action);
+            Py_RETURN_FALSE;
+        }
         self->seq++;
         self->armed = 0;
         self->moved = 1;
@@ -304,15 +326,16 @@ static PyObject *serve(Exchange *self, PyObject *environment, int64_t slice_ns)
         if (written < 0)
             return NULL;
         self->calling = 0;
+        if (!rlay_send(self))
+            Py_RETURN_FALSE;
         self->armed = 1;
-        rlay_send(self);
     }
     return NULL;
 }
 
 /* serve(env, slice_ns): answers STEPs by env.step() until something else happens. None: no
- * request within a slice. False: a request is there and not ordinary. A result: step()
- * returned it, it is not ordinary and has not been sent. An exception: when `calling`, it came from answering. */
+ * request within a slice. False: a request is there and not ordinary, or the records are lost.
+ * A result: step() returned it, it is not ordinary and has not been sent. An exception: when `calling`, it came from answering. */
 static PyObject *Exchange_serve(Exchange *self, PyObject *const *args, Py_ssize_t count)
 {
     long long slice_ns;
@@ -401,6 +424,8 @@ static PyObject *Exchange_new(PyTypeObject *type, PyObject *args, PyObject *kwar
     self->turn = (cell_t *)(void *)((char *)self->control.buf + cells[0]);
     self->our_waiting = (cell_t *)(void *)((char *)self->control.buf + cells[1]);
     self->their_waiting = (cell_t *)(void *)((char *)self->control.buf + cells[2]);
+    self->records = rlay_shield_watch(self->ours.buf);
+    self->words = rlay_shield_watch(self->control.buf);
     self->written.write = Py_NewRef(write);
     self->read = Py_NewRef(read);
     self->step_name = PyUnicode_InternFromString("step");

@@ -23,6 +23,7 @@ typedef struct Exchange {
     PyObject_HEAD
     Py_buffer control, ours, theirs; /* ours: the record that this side writes */
     cell_t *turn, *our_waiting, *their_waiting;
+    Watch records, words; /* whether the two files were truncated */
     cell_t unannounced; /* stands for our_waiting while we nap instead of asking to be woken */
     unsigned int our_turn, their_turn, step;
     unsigned long long session, seq;
@@ -36,8 +37,14 @@ typedef struct Exchange {
     char armed, moved, calling, plain_info, open;
 } Exchange;
 
-/* Writes the prefix of our record and hands over. */
-INTERNAL void rlay_send(Exchange *self);
+static inline bool rlay_is_lost(const Exchange *self)
+{
+    return rlay_shield_is_lost(self->records) || rlay_shield_is_lost(self->words);
+}
+
+/* Writes the prefix of our record and hands over. False: a file was truncated, nothing was handed
+ * over, the session says why. */
+INTERNAL bool rlay_send(Exchange *self);
 
 /* 1 the turn is ours, 0 it is not after one slice, -1 a signal handler raised. */
 INTERNAL int rlay_await_turn(Exchange *self, int64_t slice_ns);

@@ -100,8 +100,7 @@ static PyObject *LaneExchange_post(LaneExchange *self, PyObject *const *args, Py
     self->base.seq++;
     self->base.armed = 0;
     self->base.moved = 1;
-    self->posted = 1;
-    rlay_send(&self->base);
+    self->posted = rlay_send(&self->base); /* if not, receive() says why */
     Py_RETURN_TRUE;
 }
 
@@ -165,7 +164,7 @@ static bool copy_column(PyObject *array, const Py_buffer *column, Py_ssize_t fir
 }
 
 /* copy(observations, results, first): what landed, into tuples of arrays, from lane `first` on.
- * `observations` may be None. */
+ * `observations` may be None. False: the records were truncated, and these may be zeros. */
 static PyObject *LaneExchange_copy(LaneExchange *self, PyObject *const *args, Py_ssize_t count)
 {
     PyObject *taken = count == 3 ? args[0] : NULL, *results = count == 3 ? args[1] : NULL;
@@ -188,7 +187,7 @@ static PyObject *LaneExchange_copy(LaneExchange *self, PyObject *const *args, Py
     }
     for (Py_ssize_t i = 0; done && i < self->results.count; i++)
         done = copy_column(PyTuple_GET_ITEM(results, i), &self->results.views[i], first, i > 0);
-    return rlay_unpin(&self->base, done ? Py_NewRef(Py_None) : NULL);
+    return rlay_unpin(&self->base, done ? PyBool_FromLong(!rlay_is_lost(&self->base)) : NULL);
 }
 
 /* ---- the environment's steps */
@@ -343,6 +342,10 @@ static PyObject *serve(LaneExchange *self, const Hosted *hosted, int64_t slice_n
         PyObject *actions = PyObject_CallNoArgs(base->read);
         if (actions == NULL)
             return NULL;
+        if (rlay_is_lost(base)) {
+            Py_DECREF(actions);
+            Py_RETURN_FALSE;
+        }
         if (!PyList_CheckExact(actions) || PyList_GET_SIZE(actions) != self->lanes) {
             Py_DECREF(actions);
             PyErr_SetString(PyExc_TypeError, "the reader must return a list with an action a lane");
@@ -360,8 +363,9 @@ static PyObject *serve(LaneExchange *self, const Hosted *hosted, int64_t slice_n
             return results;
         Py_DECREF(results);
         base->calling = 0;
+        if (!rlay_send(base))
+            Py_RETURN_FALSE;
         base->armed = 1;
-        rlay_send(base);
     }
     return NULL;
 }

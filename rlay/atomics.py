@@ -1,4 +1,4 @@
-"""One shared 32-bit word: the only place where two processes race, and may.
+"""One shared 32-bit word: the only place where two processes race, and may. And its memory's end.
 
 ``Word(buffer, offset)`` is an aligned little-endian u32 in a writable buffer. Its memory is
 written by another process at any time; its operations carry their memory order in the name.
@@ -43,6 +43,11 @@ needs what Python cannot promise: no signal handler may raise between taking it 
 What ends a ``wait``: a change of the word, a wake-up, ``timeout_ns``, or a signal handler that
 raises (Ctrl-C). It does not notice a dead peer; its caller probes between slices.
 
+``Shield(buffer)`` is for mapped memory whose file somebody may truncate, which is SIGBUS for
+whoever touches it. With it such a touch finds zeros, and ``lost`` is true from then on; every
+other SIGBUS goes where it went before. Look at ``lost`` after copying values. ``release()`` it
+before the memory is unmapped. The pure twin cannot do this: its ``Shield`` is None.
+
 ``RLAY_ATOMICS`` chooses the twin: ``compiled``, ``pure``, or unset for compiled where it was
 built and pure elsewhere. Callers write ``atomics.Word``, so that tests can exchange it.
 """
@@ -52,7 +57,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
-__all__ = ["IMPLEMENTATION", "Exchange", "Guard", "LaneExchange", "Word"]
+__all__ = ["IMPLEMENTATION", "Exchange", "Guard", "LaneExchange", "Shield", "Word"]
 
 _wish = os.environ.get("RLAY_ATOMICS", "")
 
@@ -63,30 +68,33 @@ if TYPE_CHECKING:
     from rlay._atomics import Exchange as _Exchange
     from rlay._atomics import Guard, Word
     from rlay._atomics import LaneExchange as _LaneExchange
+    from rlay._atomics import Shield as _Shield
 
     #: The compiled step (rlay/exchange.py), or None with the pure twin.
     Exchange: type[_Exchange] | None
     #: The same for lanes.
     LaneExchange: type[_LaneExchange] | None
+    #: What survives a truncated file, or None with the pure twin.
+    Shield: type[_Shield] | None
 elif _wish == "compiled":
-    from rlay._atomics import Exchange, Guard, LaneExchange, Word
+    from rlay._atomics import Exchange, Guard, LaneExchange, Shield, Word
 
     IMPLEMENTATION = "compiled"
 elif _wish == "pure":
     from rlay._atomics_pure import Guard, Word
 
-    Exchange = LaneExchange = None
+    Exchange = LaneExchange = Shield = None
 
     IMPLEMENTATION = "pure"
 elif _wish:
     raise ImportError(f"RLAY_ATOMICS is {_wish!r}, expected 'compiled', 'pure' or nothing")
 else:
     try:
-        from rlay._atomics import Exchange, Guard, LaneExchange, Word
+        from rlay._atomics import Exchange, Guard, LaneExchange, Shield, Word
 
         IMPLEMENTATION = "compiled"
     except ModuleNotFoundError:
         from rlay._atomics_pure import Guard, Word
 
-        Exchange = LaneExchange = None
+        Exchange = LaneExchange = Shield = None
         IMPLEMENTATION = "pure"

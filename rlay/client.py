@@ -22,7 +22,7 @@ from rlay.errors import (
     rejection,
 )
 from rlay.lifetime import alone, close, close_at_exit, closed, forget, new_guard
-from rlay.protocol.constants import HEADER_SIZE, Bye, Feature, Role, Side, Welcome
+from rlay.protocol.constants import CONTROL_SIZE, HEADER_SIZE, Bye, Feature, Role, Side, Welcome
 from rlay.protocol.env_block import read_env_block, write_env_block
 from rlay.protocol.header import (
     check_identity,
@@ -46,6 +46,11 @@ class _NotYetError(Exception):
         """``explain`` makes the error to raise when there is no time for another try."""
         super().__init__()
         self.explain = explain
+
+
+def _not_yet(error: RlayError) -> _NotYetError:
+    """Return the failure of a try for a reason that may go away."""
+    return _NotYetError(lambda: error)
 
 
 class MemClient:
@@ -156,14 +161,28 @@ class MemClient:
 
         return _NotYetError(explain)
 
-    def _try_attach(self, deadline: Deadline) -> Session:
+    def _map(self) -> files.Mapping:
+        """Map the control file; one that was truncated will be replaced, if its server lives."""
         try:
             mapping = files.attach(self.paths.control)
         except FileNotFoundError:
             raise _NotYetError(lambda: self._not_found("there is no such file")) from None
+        except ChannelFormatError as error:
+            raise _not_yet(error) from None
+        if mapping.size < CONTROL_SIZE:
+            size = mapping.size
+            mapping.close()
+            where = f"{self.paths.control} was truncated"
+            raise _not_yet(ChannelFormatError(where, "file size", size, CONTROL_SIZE))
+        return mapping
+
+    def _try_attach(self, deadline: Deadline) -> Session:
+        mapping = self._map()
         where = str(self.paths.control)
         try:
             header = bytes(mapping.memory[:HEADER_SIZE])
+            if damage := mapping.damage():
+                raise _not_yet(damage)
             generation = check_identity(header, mapping.size, where)
             channel = Channel(
                 self.paths,
@@ -179,9 +198,13 @@ class MemClient:
             raise
         try:
             return self._claim_and_greet(channel, header, deadline)
-        except BaseException:
+        except BaseException as error:
+            damage = mapping.damage()
             channel.close()
             self._lock.release()
+            if damage and isinstance(error, RlayError):
+                # Whatever its zeros looked like; its server publishes another one.
+                raise _not_yet(damage) from None
             raise
 
     def _claim_and_greet(self, channel: Channel, header: bytes, deadline: Deadline) -> Session:
@@ -261,9 +284,10 @@ class MemClient:
             if data.size != layout.data_size:
                 raise ChannelFormatError(str(path), "file size", data.size, layout.data_size)
             check_session(data.memory, layout, channel.generation)
-        except BaseException:
+        except ChannelFormatError as error:
+            found = data.damage() or error
             data.close()
-            raise
+            raise found from None
         # Both sides have it mapped; without a name nothing is left behind, whoever dies.
         files.unlink(path)
         return data

@@ -150,6 +150,7 @@ class MemServer:
             if self._schema and self._layout:
                 write_env_block(mapping.memory, self._schema, self._layout)
             files.rename(private, self.paths.control)
+            mapping.path = self.paths.control
         except BaseException:
             mapping.close()
             files.unlink(private)
@@ -218,6 +219,9 @@ class MemServer:
             if channel.wait_slice(deadline):
                 return True
         except RemoteProtocolError:
+            self._give_up(channel)
+            return False
+        if channel.mapping.damage():
             self._give_up(channel)
             return False
         # The claim is read before the lock is probed, or a live client looks dead (§10).

@@ -18,6 +18,7 @@ from rlay.channel.files import Mapping as FileMapping
 from rlay.channel.files import forked_endpoint
 from rlay.channel.wait import SLICE_NS, Deadline
 from rlay.errors import (
+    ChannelFormatError,
     LocalProtocolError,
     PeerError,
     PeerLostError,
@@ -81,6 +82,7 @@ class Session:
         """Begin after the handshake; ``on_end`` runs once, when the session is over."""
         self.schema, self.layout, self.features, self.peer = schema, layout, features, peer
         self._channel, self._data, self._on_end = channel, data, on_end
+        channel.files.append(data)
         self._request, self._reply = compile_records(schema, layout, data.memory)
         self._machine = TurnMachine(State.FRESH)
         self._seq = 0
@@ -101,7 +103,9 @@ class Session:
             copy: as for ``receive``; holds for every observation from here on.
         """
         records = self._request, self._reply
-        self.exchange = compile_exchange(self._channel, self.layout, *records, role, copy=copy)
+        self.exchange = compile_exchange(
+            self._channel, self._data, self.layout, *records, role, copy=copy
+        )
         if self.exchange is not None and isinstance(self._reply, LaneReplyRecord):
             self._lane_exchange = cast("LaneExchange", self.exchange)
             self._plain_reply = LaneReply(self._reply, {}, self._lane_exchange.copy)
@@ -244,6 +248,7 @@ class Session:
     def _sent(self, command: Command) -> None:
         # Ctrl-C may come between any two of these lines. Before ``we`` nothing was sent and all
         # can be done again; after it the request is pending, and receive() sees to the rest.
+        self.check_intact(quick=True)
         self._command, self._seq = command, self._answered_seq + 1
         self._handed_over = False
         self._machine.we(command)
@@ -276,6 +281,7 @@ class Session:
             ChannelTimeoutError: still pending; receive again.
             RemoteError: the environment raised; the session goes on.
             PeerError, RemoteProtocolError: the session is over.
+            ChannelFormatError: a file was truncated; the session is over.
         """
         if self.pending is None:
             raise LocalProtocolError("nothing is pending: send a request first")
@@ -286,13 +292,16 @@ class Session:
             size = self._reply.open(self._seq, self._command)
             value = self._read(size, copy=copy)
         except RemoteError:
+            self.check_intact()
             self._answered_seq = self._seq
             self._machine.they(Event.ERROR)
             self._arm()
             raise
         except RemoteProtocolError:
+            self.check_intact()
             self.end(Bye.FAILED)
             raise
+        self.check_intact()
         # Signals come at calls. From the last one on there is none before our caller has the
         # value: interrupted before, the reply is pending and can be received again.
         following, exchange = self._machine.following(Event.OK), self.exchange
@@ -321,6 +330,7 @@ class Session:
         Raises:
             ChannelTimeoutError: none came; wait again.
             PeerError, RemoteProtocolError: the session is over.
+            ChannelFormatError: a file was truncated; the session is over.
         """
         if self.pending is not None:
             raise LocalProtocolError(f"{self.pending.name} is open: answer it first")
@@ -330,8 +340,10 @@ class Session:
             command = self._request.command(self._seq + 1)
             self._check_we_offered(command)
             request = self._request.read(self._seq + 1, command)
+            self.check_intact()
             self._machine.they(command)
         except RemoteProtocolError:
+            self.check_intact()
             self.end(Bye.FAILED)
             raise
         self._seq += 1
@@ -354,6 +366,7 @@ class Session:
             Exception: whatever ``step`` raised, with lanes as a LaneError; then STEP is
                 pending and wants an answer.
             RemoteProtocolError: the peer's bytes are no action; the session is over.
+            ChannelFormatError: a file was truncated; the session is over.
         """
         self._catch_up()
         exchange = self.exchange
@@ -365,11 +378,15 @@ class Session:
             self._waited_ns = SLICE_NS if result is None else 0
         except Exception as error:
             if not exchange.calling and isinstance(error, RemoteProtocolError):
+                self.check_intact()
                 self.end(Bye.FAILED)
             if exchange.calling and self._lane_exchange is not None:
                 raise LaneError(self._lane_exchange.lane) from error
             raise
-        return result if exchange.calling else NOTHING
+        if exchange.calling:
+            return result
+        self.check_intact()
+        return NOTHING
 
     def _check_we_offered(self, command: Command) -> None:
         if command in _NEEDS_FEATURE and not self.features & _NEEDS_FEATURE[command]:
@@ -427,6 +444,7 @@ class Session:
         self._answered(Event.ERROR)
 
     def _answered(self, event: Event) -> None:
+        self.check_intact(quick=True)
         self._machine.we(event)
         self._arm()
         self._channel.hand_over()
@@ -441,7 +459,7 @@ class Session:
             deadline = Deadline(timeout, waited_ns=waited_ns)
             phase = self._machine.state.name
             self._channel.await_turn(deadline, waited_for, phase, waited_ns=waited_ns)
-        except RemoteProtocolError:
+        except (RemoteProtocolError, ChannelFormatError):
             self.end(Bye.FAILED)
             raise
         except PeerError as error:
@@ -449,6 +467,23 @@ class Session:
                 error.last_command = self._command.name
             self.end(Bye.CLOSED)
             raise
+
+    def check_intact(self, *, quick: bool = False) -> None:
+        """End the session if a file of it was truncated: what was read may have been zeros.
+
+        Every move asks this, after it has copied its values and before it hands anything over.
+        Only who reads the records after the move has to ask again.
+
+        Args:
+            quick: miss a cut of less than a page; for those who have read nothing.
+
+        Raises:
+            ChannelFormatError: names the file; the session is over.
+        """
+        words = self._channel.mapping
+        if damage := self._data.damage(quick=quick) or words.damage(quick=True):
+            self.end(Bye.FAILED)
+            raise damage from None
 
     def end(self, bye: Bye = Bye.CLOSED) -> None:
         """Say goodbye and let go of the files; twice is fine."""

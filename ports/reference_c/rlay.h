@@ -1,7 +1,7 @@
 /* rlay.h - a channel between an environment and an agent in two processes, through memory-mapped files.
  *
  * The reference port of the rlay wire protocol (spec/PROTOCOL.md; the section numbers below are its). One file,
- * C11 or C++17, POSIX. No allocation, no threads, no globals. SPDX-License-Identifier: MIT; vendor it freely.
+ * C11 or C++17, POSIX. No allocation, no threads; no globals but the SIGBUS guard's. SPDX-License-Identifier: MIT; vendor it freely.
  *
  * THE WIRE
  *
@@ -75,6 +75,11 @@
  * CAVEATS
  *
  *   An rlay_channel has about 66 KiB and an rlay_schema about 253 KiB: make them static, or part of your own state.
+ *   Whoever truncates a mapped file ends the session with -RLAY_E_CHANNEL_FORMAT and not the process: from the first
+ *   mapping on a handler of SIGBUS is installed, which passes on what is not ours. It is the one thing that is shared by
+ *   all channels; at most RLAY_MAPPINGS_MAX mappings are guarded at a time, two a session. The environment variable
+ *   RLAY_SIGBUS=off leaves the signal alone, and so does compiling with RLAY_NO_SIGBUS. Fields that you read in place
+ *   may turn to zeros; then the next call says so, or rlay_check() before you use them.
  *   One thread at a time per channel. After fork() the child shares the locks: it must exec or exit, or a dead
  *   parent looks alive. Both processes must see the same directory on a local file system (no NFS). Linux waits on
  *   a futex; elsewhere the wait is a timed back-off. Little-endian processors only.
@@ -252,6 +257,9 @@ extern "C" {
 #define RLAY_LOCK_RETRY_NS 250000000 /* a probe holds a lock for a moment; a server holds it for its life */
 #define RLAY_CLOSE_NS 2000000000     /* longest wait for the reply to CLOSE */
 #define RLAY_NESTING_MAX 8
+#ifndef RLAY_MAPPINGS_MAX
+#define RLAY_MAPPINGS_MAX 64         /* guarded against truncation at a time, in one process */
+#endif
 #define RLAY_BODY_MAX 0x40000000     /* largest body or frame, section 8.4 */
 
 /* The crash tests stop the process at these places. */
@@ -319,6 +327,7 @@ typedef struct rlay_channel {
     uint32_t spin, waits, field_count, info_count;
     uint32_t in_size, out_size; /* bodies: bytes received, bytes written; out_size may exceed the capacity */
     int seek_code, strategy, may_spin;
+    int guarded, control_guard, data_guard; /* against truncation: wanted, numbers of the mappings */
     uint32_t lanes, mask, lane_seed, lane_seed_present; /* an environment's, and rows of the fields it has with lanes */
     uint32_t seed, seed_present, reward, terminated, truncated, body[2]; /* rows of the standard fields */
     uint32_t frame_shape[3];                                             /* of the last RENDER: a checked copy */
@@ -359,6 +368,8 @@ typedef struct rlay_value {
  *                   RLAY_WAIT names (adaptive, spin, backoff, block; another one is -RLAY_E_LOCAL_PROTOCOL), else
  *                   ADAPTIVE; call this after it. Whatever the strategy, a dead peer is noticed in 20 ms.
  * rlay_close        end the session and leave. Safe at any time, and twice. At most 2 s.
+ * rlay_check        RLAY_OK, or -RLAY_E_CHANNEL_FORMAT: somebody truncated a file of this session, and what you read in
+ *                   place since the last call may have been zeros. Every other call asks this, too.
  * rlay_error_text   the last error in one sentence.
  * rlay_field_find   a field by record and name, "observation/position"; NULL: there is none. An agent checks its dtype and
  *                   rlay_field_size() before it reads or writes: they are what the environment says.
@@ -373,6 +384,7 @@ int rlay_poll(rlay_channel *ch);
 int rlay_wait(rlay_channel *ch, int64_t timeout_ns);
 int rlay_wait_strategy(rlay_channel *ch, int strategy);
 void rlay_close(rlay_channel *ch);
+int rlay_check(rlay_channel *ch);
 const char *rlay_error_text(const rlay_channel *ch);
 const rlay_field *rlay_field_find(const rlay_channel *ch, int record, const char *name);
 uint64_t rlay_field_size(const rlay_field *field);
@@ -477,6 +489,7 @@ int rlay_space_tuple_end(rlay_schema *s);
 #include <limits.h>
 #include <math.h>
 #include <pwd.h>
+#include <signal.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -693,6 +706,113 @@ static void rlay__futex_wake(uint8_t *at) {
 #endif
 }
 
+/* ---- the file pulled away (section 19)
+ *
+ * Touching a mapped page behind the end of its file is SIGBUS. The one thing here that belongs to the process and not
+ * to a channel: a handler of that signal, and the table of our mappings that it looks at. A fault in one of them puts
+ * zero pages there and marks the mapping as lost; rlay__is_lost() is asked after what is read, and before anything is
+ * handed over. Any other SIGBUS goes to the handler that was there. RLAY_SIGBUS=off leaves the signal alone, and so
+ * does compiling with RLAY_NO_SIGBUS. Elsewhere a mapping has a number from 1 on; 0 is one that is not guarded. */
+
+#ifdef RLAY_NO_SIGBUS
+static int rlay__guard(const uint8_t *at, uint64_t size) { return (void)at, (void)size, 0; }
+static void rlay__guard_again(void) {}
+static void rlay__unguard(int *number) { *number = 0; }
+static int rlay__guard_is_lost(int number) { return number; }
+#else
+static struct rlay__mapping {
+    uintptr_t start, end; /* start: 0 free, 1 being filled, else an address */
+    uint32_t lost;
+} rlay__mappings[RLAY_MAPPINGS_MAX];
+/* [0] handled SIGBUS before us, [1] was put over us since and may call us in turn; `left` is less while they run. */
+static struct sigaction rlay__others[2];
+static int rlay__others_count, rlay__others_left, rlay__installing;
+
+static int rlay__sigbus_is_ours(const siginfo_t *info) {
+    uintptr_t address = (uintptr_t)info->si_addr, page = (uintptr_t)sysconf(_SC_PAGESIZE);
+    if (info->si_code != BUS_ADRERR) return 0;
+    for (struct rlay__mapping *m = rlay__mappings; m < rlay__mappings + RLAY_MAPPINGS_MAX; m++) {
+        uintptr_t start = __atomic_load_n(&m->start, __ATOMIC_SEQ_CST), end = __atomic_load_n(&m->end, __ATOMIC_SEQ_CST);
+        if (start <= 1 || address < start || address >= end || __atomic_load_n(&m->start, __ATOMIC_SEQ_CST) != start)
+            continue;
+        address -= address % page;
+        __atomic_store_n(&m->lost, 1, __ATOMIC_RELEASE); /* pairs with the load in rlay__guard_is_lost */
+        return mmap((void *)address, end - address, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1,
+                0) != MAP_FAILED;
+    }
+    return 0;
+}
+
+/* What the signal does without us: another handler, or the default, which ends the process where it faulted. */
+static void rlay__sigbus_pass(int number, siginfo_t *info, void *context) {
+    int index = __atomic_sub_fetch(&rlay__others_left, 1, __ATOMIC_SEQ_CST);
+    const struct sigaction *other = index < 0 ? NULL : &rlay__others[index];
+    if (other && (other->sa_flags & SA_SIGINFO)) {
+        other->sa_sigaction(number, info, context);
+    } else if (other && other->sa_handler != SIG_DFL && other->sa_handler != SIG_IGN) {
+        other->sa_handler(number);
+    } else if (!other || other->sa_handler == SIG_DFL || info->si_code > 0) { /* a fault cannot be ignored */
+        signal(number, SIG_DFL);
+        if (info->si_code <= 0) raise(number); /* was sent; a fault comes again as soon as we return */
+    }
+    __atomic_add_fetch(&rlay__others_left, 1, __ATOMIC_SEQ_CST);
+}
+
+static void rlay__sigbus(int number, siginfo_t *info, void *context) {
+    int saved = errno;
+    if (!rlay__sigbus_is_ours(info)) rlay__sigbus_pass(number, info, context);
+    errno = saved;
+}
+
+/* Put our handler on top, at each mapping and before each sleep, if another one was installed since. */
+static void rlay__guard_again(void) {
+    struct sigaction found, ours;
+    if (__atomic_exchange_n(&rlay__installing, 1, __ATOMIC_ACQUIRE)) return; /* another thread is at it */
+    memset(&ours, 0, sizeof ours);
+    ours.sa_sigaction = rlay__sigbus;
+    ours.sa_flags = SA_SIGINFO | SA_ONSTACK | SA_NODEFER; /* NODEFER: a fault while one of the others runs */
+    if (sigaction(SIGBUS, NULL, &found) == 0 && found.sa_handler != ours.sa_handler) {
+        int index = rlay__others_count > 0 && found.sa_handler != rlay__others[0].sa_handler;
+        __atomic_store_n(&rlay__others_left, index, __ATOMIC_SEQ_CST);
+        rlay__others[index] = found;
+        rlay__others_count = index + 1;
+        __atomic_store_n(&rlay__others_left, index + 1, __ATOMIC_SEQ_CST);
+        sigaction(SIGBUS, &ours, NULL);
+    }
+    __atomic_store_n(&rlay__installing, 0, __ATOMIC_RELEASE);
+}
+
+/* Enter a new mapping into the table; its number, or 0 when the table is full. */
+static int rlay__guard(const uint8_t *at, uint64_t size) {
+    rlay__guard_again();
+    for (int i = 0; i < RLAY_MAPPINGS_MAX; i++) {
+        struct rlay__mapping *m = &rlay__mappings[i];
+        uintptr_t found = 0;
+        if (!__atomic_compare_exchange_n(&m->start, &found, 1, 0, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST)) continue;
+        __atomic_store_n(&m->lost, 0, __ATOMIC_SEQ_CST);
+        __atomic_store_n(&m->end, (uintptr_t)at + (uintptr_t)size, __ATOMIC_SEQ_CST);
+        __atomic_store_n(&m->start, (uintptr_t)at, __ATOMIC_SEQ_CST);
+        return i + 1;
+    }
+    return 0;
+}
+
+/* Before munmap(): what is mapped there next may be somebody else's. */
+static void rlay__unguard(int *number) {
+    if (*number) __atomic_store_n(&rlay__mappings[*number - 1].start, (uintptr_t)0, __ATOMIC_SEQ_CST);
+    *number = 0;
+}
+
+/* 1: the file of this mapping was truncated. Where the cut left the beginning of a page, its rest reads as zeros
+ * without a fault; the last page, which lies behind the cut, faults all the same. */
+static int rlay__guard_is_lost(int number) {
+    if (number == 0) return 0;
+    __atomic_signal_fence(__ATOMIC_SEQ_CST); /* what was copied before, was copied before */
+    (void)*((const volatile uint8_t *)__atomic_load_n(&rlay__mappings[number - 1].end, __ATOMIC_RELAXED) - 1);
+    return __atomic_load_n(&rlay__mappings[number - 1].lost, __ATOMIC_ACQUIRE) != 0;
+}
+#endif
+
 /* ---- files (section 4) */
 
 static int rlay__name_is_valid(const char *name) {
@@ -836,12 +956,13 @@ static int rlay__file_create(rlay_channel *ch, const char *file, uint64_t size) 
     return result;
 }
 
-/* Map and close `fd`; NULL, and the error's text, when it cannot be mapped (CHANNEL). */
-static uint8_t *rlay__file_map(rlay_channel *ch, int fd, uint64_t size, const char *file) {
+/* Map, guard and close `fd`; NULL, and the error's text, when it cannot be mapped (CHANNEL). */
+static uint8_t *rlay__file_map(rlay_channel *ch, int fd, uint64_t size, const char *file, int *guard) {
     void *at = MAP_FAILED;
     if (size > SIZE_MAX / 2) errno = ENOMEM; /* on a processor of 32 bits */
     else at = mmap(NULL, (size_t)size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
     if (at == MAP_FAILED) rlay__fail_errno(ch, "map", file);
+    else *guard = ch->guarded ? rlay__guard((const uint8_t *)at, size) : 0;
     close(fd);
     return at == MAP_FAILED ? NULL : (uint8_t *)at;
 }
@@ -1166,6 +1287,7 @@ static void rlay__turn_spin(rlay_channel *ch) {
 
 static void rlay__turn_sleep(rlay_channel *ch, uint64_t duration_ns) {
     uint8_t *waiting = ch->control + rlay__our_waiting(ch);
+    if (ch->guarded) rlay__guard_again();
     rlay__store_release_u32(waiting, 1);
     rlay__fence_full(); /* pairs with the fence in rlay__hand_over */
     uint32_t seen = rlay__load_acquire_u32(ch->control + RLAY_OFF_TURN); /* acquire: pairs with rlay__hand_over */
@@ -1189,6 +1311,8 @@ static void rlay__turn_pause(rlay_channel *ch, uint64_t duration_ns, uint64_t *n
 /* ---- sessions (sections 10 and 11) */
 
 static void rlay__unmap(rlay_channel *ch) {
+    rlay__unguard(&ch->data_guard);
+    rlay__unguard(&ch->control_guard);
     if (ch->data) munmap(ch->data, (size_t)(ch->request_size + ch->reply_size));
     if (ch->control) munmap(ch->control, RLAY_CONTROL_SIZE);
     ch->data = ch->control = NULL;
@@ -1220,6 +1344,26 @@ static void rlay__session_end(rlay_channel *ch, uint32_t bye) {
     ch->phase = RLAY__ENDED;
 }
 
+/* 1: a file of this session was truncated, and what we read last may have been zeros. */
+static int rlay__is_lost(const rlay_channel *ch) {
+    return rlay__guard_is_lost(ch->data_guard) || rlay__guard_is_lost(ch->control_guard);
+}
+
+static int rlay__say_lost(rlay_channel *ch) {
+    ch->seek_code = RLAY_E_CHANNEL_FORMAT;
+    return rlay__fail(ch, RLAY_E_CHANNEL_FORMAT, "a file of channel %s in %s (%s.rlay, or the .data file of session "
+            "%016llx) was truncated while it was in use; attach again", ch->name, ch->root, ch->name,
+            (unsigned long long)ch->generation);
+}
+
+/* A client without a session looks for the next file; who has one learns that it is over. */
+static int rlay__fail_lost(rlay_channel *ch) {
+    int seeking = ch->phase == RLAY__GREETED;
+    rlay__session_end(ch, RLAY_BYE_FAILED);
+    if (seeking) ch->phase = RLAY__SEEKING;
+    return seeking ? (rlay__say_lost(ch), RLAY_PENDING) : rlay__say_lost(ch);
+}
+
 /* Server: build the next control file under a private name, and rename it into place. */
 static int rlay__publish(rlay_channel *ch) {
     struct stat info;
@@ -1239,7 +1383,7 @@ static int rlay__publish(rlay_channel *ch) {
         close(fd);
         return unlinkat(ch->directory, tmp.text, 0), result;
     }
-    ch->control = rlay__file_map(ch, fd, RLAY_CONTROL_SIZE, tmp.text);
+    ch->control = rlay__file_map(ch, fd, RLAY_CONTROL_SIZE, tmp.text, &ch->control_guard);
     if (!ch->control) return unlinkat(ch->directory, tmp.text, 0), -RLAY_E_CHANNEL;
     memcpy(ch->control + RLAY_OFF_MAGIC, RLAY_MAGIC, 8);
     rlay__put_u32(ch->control + RLAY_OFF_ENDIAN_TAG, RLAY_ENDIAN_TAG);
@@ -1273,7 +1417,7 @@ static int rlay__publish_next(rlay_channel *ch) {
 
 static int rlay__data_map(rlay_channel *ch, int fd) {
     rlay__name file = rlay__generation_name(ch, "", "data");
-    ch->data = rlay__file_map(ch, fd, ch->request_size + ch->reply_size, file.text);
+    ch->data = rlay__file_map(ch, fd, ch->request_size + ch->reply_size, file.text, &ch->data_guard);
     return ch->data ? RLAY_OK : -RLAY_E_CHANNEL;
 }
 
@@ -1348,6 +1492,7 @@ static int rlay__claim(rlay_channel *ch) {
     if (rlay__load_acquire_u32(claim)) return rlay__claim_is_taken(ch);
     int result = rlay__hello_check(ch, page + RLAY_OFF_SERVER_HELLO);
     if (result == RLAY_OK && ch->role == RLAY_ROLE_AGENT) result = rlay__layout_adopt(ch);
+    if (rlay__is_lost(ch)) return rlay__say_lost(ch), RLAY_PENDING; /* no goodbye: the session is not ours */
     if (result < 0) return result;
     result = rlay__lock_try(ch);
     if (result < 0) return result;
@@ -1384,12 +1529,15 @@ static int rlay__seek(rlay_channel *ch) {
     if (fd < 0) return fd;
     if (info.st_size != RLAY_CONTROL_SIZE) {
         close(fd);
-        return rlay__fail(ch, RLAY_E_CHANNEL_FORMAT, "%s/%s has %lld bytes instead of %d; remove it and start its "
+        int result = rlay__fail(ch, RLAY_E_CHANNEL_FORMAT, "%s/%s has %lld bytes instead of %d; remove it and start its "
                 "server again", ch->root, path.text, (long long)info.st_size, RLAY_CONTROL_SIZE);
+        if (info.st_size > RLAY_CONTROL_SIZE) return result;
+        ch->seek_code = RLAY_E_CHANNEL_FORMAT; /* truncated: its server publishes another one when it notices */
+        return RLAY_PENDING;
     }
     ch->control_device = (uint64_t)info.st_dev;
     ch->control_inode = (uint64_t)info.st_ino;
-    ch->control = rlay__file_map(ch, fd, RLAY_CONTROL_SIZE, path.text);
+    ch->control = rlay__file_map(ch, fd, RLAY_CONTROL_SIZE, path.text, &ch->control_guard);
     if (!ch->control) return -RLAY_E_CHANNEL;
     int result = rlay__claim(ch);
     if (result != RLAY_READY) rlay__unmap(ch);
@@ -1431,6 +1579,7 @@ static int rlay__enter(rlay_channel *ch) {
     if (result < 0) return rlay__session_end(ch, RLAY_BYE_CLOSED), result; /* our trouble, not the server's */
     if (!valid || rlay__get_u64(ch->data + RLAY_PREFIX_SESSION) != ch->generation ||
         rlay__get_u64(ch->data + ch->request_size + RLAY_PREFIX_SESSION) != ch->generation) {
+        if (rlay__is_lost(ch)) return rlay__fail_lost(ch);
         rlay__session_end(ch, RLAY_BYE_FAILED);
         return rlay__fail(ch, RLAY_E_CHANNEL_FORMAT, "the server of channel %s (%s) sent a welcome that does not fit "
                 "its data file; its port has a fault", ch->name, ch->peer);
@@ -1492,6 +1641,7 @@ static const rlay_field *rlay__body(const rlay_channel *ch, int record) { return
 
 static int rlay__fail_remote(rlay_channel *ch, const char *what, unsigned long long found,
         unsigned long long expected) {
+    if (rlay__is_lost(ch)) return rlay__fail_lost(ch);
     rlay__session_end(ch, RLAY_BYE_FAILED);
     return rlay__fail(ch, RLAY_E_REMOTE_PROTOCOL, "channel %s: the %s of the peer (%s) has %s %llu where %llu was "
             "due; its port has a fault", ch->name, rlay__record_name(rlay__in_record(ch)), ch->peer, what, found, expected);
@@ -1527,6 +1677,7 @@ static int rlay__record_send(rlay_channel *ch, uint64_t seq, uint32_t command, u
     rlay__put_u32(record + RLAY_PREFIX_BODY_SIZE, ch->out_size);
     if (is_reply) RLAY_POINT("reply_written");
     else RLAY_POINT("request_written");
+    if (rlay__is_lost(ch)) return rlay__fail_lost(ch);
     rlay__hand_over(ch);
     if (is_reply) RLAY_POINT("reply_handed_over");
     else RLAY_POINT("request_handed_over");
@@ -1552,6 +1703,7 @@ static int rlay__request_receive(rlay_channel *ch) {
     if (result < 0) return result;
     uint32_t command = rlay__get_u32(prefix + RLAY_PREFIX_COMMAND), status = rlay__get_u32(prefix + RLAY_PREFIX_STATUS);
     if (status != RLAY_OK) return rlay__fail_remote(ch, "status", status, RLAY_OK);
+    if (rlay__is_lost(ch)) return rlay__fail_lost(ch);
     if (rlay__move_find(ch, command) < 0 || !rlay__command_is_offered(ch, command)) {
         rlay__session_end(ch, RLAY_BYE_FAILED);
         return rlay__fail(ch, RLAY_E_REMOTE_PROTOCOL, "channel %s: the agent (%s) sent %s, which this state or the "
@@ -1617,6 +1769,7 @@ static int rlay__reply_receive(rlay_channel *ch) {
     uint32_t command = rlay__get_u32(prefix + RLAY_PREFIX_COMMAND), status = rlay__get_u32(prefix + RLAY_PREFIX_STATUS);
     if (command != ch->command) return rlay__fail_remote(ch, "command", command, ch->command);
     if (status != RLAY_OK && status != RLAY_E_REMOTE) return rlay__fail_remote(ch, "status", status, RLAY_OK);
+    if (rlay__is_lost(ch)) return rlay__fail_lost(ch);
     ch->our_turn = 1;
     ch->out_size = 0;
     rlay__move(ch, command, status);
@@ -1639,8 +1792,8 @@ static int rlay__on_turn(rlay_channel *ch) {
 static int rlay__watch_published(rlay_channel *ch) {
     /* acquire: pairs with the release store in rlay__claim. The claim is read before the lock is probed, for a
      * client holds its lock before it claims; before the claim the lock says nothing. */
-    int gone = 0;
-    if (rlay__load_acquire_u32(ch->control + RLAY_OFF_CLAIM)) {
+    int gone = rlay__is_lost(ch);
+    if (!gone && rlay__load_acquire_u32(ch->control + RLAY_OFF_CLAIM)) {
         gone = rlay__load_acquire_u32(ch->control + RLAY_OFF_CLIENT_BYE) != RLAY_BYE_NONE; /* see rlay__session_end */
         if (!gone) gone = rlay__peer_lock_probe(ch);
         if (gone < 0) return gone;
@@ -1660,6 +1813,7 @@ static int rlay__watch(rlay_channel *ch) {
     if ((bye == RLAY_BYE_NONE || ch->phase == RLAY__PUBLISHED) && now < ch->probe_at_ns) return RLAY_PENDING;
     ch->probe_at_ns = now + RLAY_SLICE_NS;
     if (ch->phase == RLAY__PUBLISHED) return rlay__watch_published(ch);
+    if (rlay__is_lost(ch)) return rlay__fail_lost(ch);
     int lost = 0;
     if (bye == RLAY_BYE_NONE) {
         lost = rlay__peer_lock_probe(ch);
@@ -1724,6 +1878,16 @@ static int rlay__strategy_choose(rlay_channel *ch) {
     return rlay__fail(ch, RLAY_E_LOCAL_PROTOCOL, "RLAY_WAIT='%s': use one of adaptive, spin, backoff, block", given);
 }
 
+/* Whether RLAY_SIGBUS wants mappings guarded against truncation; unset or empty: it does. */
+static int rlay__guard_choose(rlay_channel *ch) {
+    const char *given = getenv("RLAY_SIGBUS");
+    int off = given && strcmp(given, "off") == 0;
+    if (given && *given && !off && strcmp(given, "on") != 0)
+        return rlay__fail(ch, RLAY_E_LOCAL_PROTOCOL, "RLAY_SIGBUS='%s': use on or off", given);
+    ch->guarded = !off;
+    return RLAY_OK;
+}
+
 /* Environment: take the layout from our own schema. */
 static int rlay__schema_adopt(rlay_channel *ch, const rlay_schema *schema) {
     if (schema->fingerprint == 0)
@@ -1761,6 +1925,7 @@ int rlay_open(rlay_channel *ch, const char *name, int side, int role, const rlay
     ch->role = (uint8_t)role;
     ch->schema = schema;
     int result = rlay__strategy_choose(ch);
+    if (result == RLAY_OK) result = rlay__guard_choose(ch);
     if (result == RLAY_OK && schema) result = rlay__schema_adopt(ch, schema);
     if (result == RLAY_OK) result = rlay__root_open(ch);
     if (result == RLAY_OK && (result = rlay__peer_lock_open(ch)) > 0) result = RLAY_OK;
@@ -1837,6 +2002,9 @@ void rlay_close(rlay_channel *ch) {
     ch->control_inode = 0;
     ch->phase = RLAY__CLOSED;
 }
+
+/* RLAY_OK, or -RLAY_E_CHANNEL_FORMAT: a file of this session was truncated, and what was read in place may be zeros. */
+int rlay_check(rlay_channel *ch) { return ch->control && rlay__is_lost(ch) ? rlay__fail_lost(ch) : RLAY_OK; }
 
 /* What the last error was, in one sentence. */
 const char *rlay_error_text(const rlay_channel *ch) { return ch->error; }

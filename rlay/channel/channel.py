@@ -35,6 +35,7 @@ class Channel:
         side: ours.
         generation: of the control file, and so of the session.
         mapping: the control file.
+        files: what a wait looks after: the control file, and the data file once there is one.
         strategy: how this side waits.
         guard: of this side's endpoint; a wait ends when it says so.
     """
@@ -51,6 +52,7 @@ class Channel:
     ) -> None:
         """Take over a mapped control file; ``peer_lock`` is probed, never held."""
         self.paths, self.mapping, self.side, self.generation = paths, mapping, side, generation
+        self.files = [mapping]
         self._peer_lock = peer_lock
         self.strategy, self.guard = strategy, guard
         us, them = side.name.lower(), side.peer.name.lower()
@@ -93,6 +95,11 @@ class Channel:
         """
         # release: pairs with the acquire load in the peer's wait (§6.3)
         self._turn.hand_over(self.side.peer, self._their_waiting)
+
+    def check_files(self) -> None:
+        """Raise ChannelFormatError if somebody truncated a file of the session."""
+        for mapping in self.files:
+            mapping.check()
 
     def wait_slice(self, deadline: Deadline) -> bool:
         """Wait one slice at most; return whether the turn is ours.
@@ -177,6 +184,7 @@ class Channel:
             PeerLostError: the peer vanished; noticed within a slice of its death.
             LocalProtocolError: another thread closes this endpoint.
             RemoteProtocolError: the turn word holds something that is no turn.
+            ChannelFormatError: a file of the session was truncated.
         """
         self._check_wanted()
         start = time.monotonic_ns() - waited_ns
@@ -185,7 +193,10 @@ class Channel:
         while not ours:
             now, late = time.monotonic_ns(), deadline.passed()
             # A slice may end early, by a wake-up or a nap; the lock is probed once in 20 ms.
-            if gone := self.lost_peer(probe=late or now >= next_probe):
+            gone = self.lost_peer(probe=late or now >= next_probe)
+            # After that look: a peer that gave up because of a truncated file is not the news.
+            self.check_files()
+            if gone:
                 if self.our_turn():
                     break
                 if isinstance(gone, PeerLostError):
@@ -202,6 +213,8 @@ class Channel:
         """Tell the peer that we leave; allowed without the turn, once, as our last write."""
         # release, and after any flag of ours: pairs with the load_acquire in _closed_peer (§15)
         with contextlib.suppress(ValueError):
+            if self.mapping.damage():
+                return  # the peer finds that, too; and the pure twin must not touch it
             if self._our_bye.load_acquire() == Bye.NONE:
                 self._our_bye.store_release(bye)
                 self._turn.wake()

@@ -16,7 +16,9 @@ import re
 import stat
 import tempfile
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
+from rlay import atomics
 from rlay.channel.failures import failure
 from rlay.channel.file_systems import check_file_system
 from rlay.errors import (
@@ -25,6 +27,9 @@ from rlay.errors import (
     LocalProtocolError,
     UnsafePathError,
 )
+
+if TYPE_CHECKING:
+    from rlay._atomics import Shield
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _NOFOLLOW = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0)
@@ -224,6 +229,25 @@ def close(descriptor: int) -> None:
         os.close(descriptor)
 
 
+def _wants_shield() -> bool:
+    """Tell whether a truncated file may be survived; RLAY_SIGBUS=off leaves the signal alone."""
+    wish = os.environ.get("RLAY_SIGBUS") or "on"
+    if wish not in ("on", "off"):
+        raise LocalProtocolError(f"RLAY_SIGBUS={wish!r}: use on or off")
+    return wish == "on"
+
+
+class _Memory(mmap.mmap):
+    """Mapped memory, guarded until nobody can touch it any more."""
+
+    shield: Shield | None = None
+
+    def __del__(self) -> None:
+        # Before the memory is unmapped: whatever is mapped at its address next is not ours.
+        if self.shield is not None:
+            self.shield.release()
+
+
 class Mapping:
     """A whole file mapped for reading and writing (or reading only)."""
 
@@ -231,12 +255,13 @@ class Mapping:
         """Map the open file and close the descriptor; lock descriptors are always others."""
         self.path = path
         try:
+            guarded = _wants_shield()
             found = _fstat(path, descriptor)
             self.inode = (found.st_dev, found.st_ino)
             self.size = found.st_size
             access = mmap.ACCESS_WRITE if writable else mmap.ACCESS_READ
             try:
-                self._map: mmap.mmap | None = mmap.mmap(descriptor, self.size, access=access)
+                self._map: _Memory | None = _Memory(descriptor, self.size, access=access)
             except ValueError as error:
                 raise ChannelFormatError(
                     str(path), "mapping", f"refused ({error})", "a file with contents"
@@ -246,6 +271,37 @@ class Mapping:
         finally:
             close(descriptor)
         self.memory = memoryview(self._map)
+        if guarded and atomics.Shield is not None:
+            self._map.shield = atomics.Shield(self.memory)
+
+    def damage(self, *, quick: bool = False) -> ChannelFormatError | None:
+        """Return what to raise if the file was truncated, or None while it is whole.
+
+        Whoever has copied values asks this before it believes them: of a file that was
+        truncated they may be zeros (PROTOCOL.md §19).
+
+        Args:
+            quick: without a system call where the memory is guarded; a cut of less than a
+                page is missed.
+        """
+        memory = self._map
+        if memory is None:
+            return None
+        lost = memory.shield is not None and memory.shield.lost
+        if quick and memory.shield is not None and not lost:
+            return None
+        size = memory.size()
+        if size >= self.size and not lost:
+            return None
+        where = f"{self.path} was truncated while it was in use; attach again"
+        if size < self.size:
+            return ChannelFormatError(where, "file size", size, self.size)
+        return ChannelFormatError(where, "contents", "lost", f"{self.size} bytes")
+
+    def check(self) -> None:
+        """Raise ChannelFormatError if the file was truncated."""
+        if damage := self.damage():
+            raise damage
 
     def is_at(self, path: pathlib.Path) -> bool:
         """Tell whether ``path`` still names this file; True when the system does not say."""

@@ -16,6 +16,7 @@ import gymnasium
 from rlay.client import MemClient
 from rlay.envs.facts import frame_capacity_of, read_facts
 from rlay.errors import (
+    ChannelFormatError,
     LocalProtocolError,
     PeerError,
     RemoteProtocolError,
@@ -243,7 +244,7 @@ class Backend(abc.ABC):
                     self._answer(self._session, self._session.next_request(None))
             except PeerError as left:
                 _log.info("%s", left)
-            except RemoteProtocolError as error:
+            except (RemoteProtocolError, ChannelFormatError) as error:
                 _log.warning("session ended: %s", error)
             served += 1
 
@@ -276,6 +277,8 @@ class Backend(abc.ABC):
         try:
             self._perform(session, request)
         except Exception as error:
+            if session.ended:
+                raise
             session.reply_error(error)
         except SystemExit as error:
             session.reply_error(error)

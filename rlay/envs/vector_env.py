@@ -106,6 +106,7 @@ class VectorEnv(RemoteVector):
                     # Its lanes go on; their observations still lie in its record.
                     record = worker.last.record
                     record.observation.take(batch.observations, worker.where)
+                    worker.session.check_intact()
             return self._observations(batch), batch.infos
 
         answer: tuple[Any, dict[str, Any]] = self._pool.ask(chosen, send, take, result)

@@ -23,6 +23,7 @@ from rlay.channel.wait import SLICE_NS, usable_cores
 from rlay.envs.launch import Launcher
 from rlay.envs.vector_workers import Worker, check_alike
 from rlay.errors import (
+    ChannelFormatError,
     ChannelTimeoutError,
     LayoutMismatchError,
     LocalProtocolError,
@@ -207,7 +208,7 @@ class Pool:
             except ChannelTimeoutError as late:
                 what = f"{late.waited_for.partition(' of lane')[0]} of {_names(gathering.left)}"
                 raise ChannelTimeoutError(what, timeout or 0.0, late.phase) from None
-            except (PeerError, ProtocolError) as error:
+            except (PeerError, ProtocolError, ChannelFormatError) as error:
                 self._failed(worker)
                 gathering.errors[worker.index] = error
             del gathering.left[-1]
@@ -309,7 +310,7 @@ class Pool:
                 reply = self._receive(worker, timeout)
             except ChannelTimeoutError:
                 continue
-            except (PeerError, ProtocolError) as error:
+            except (PeerError, ProtocolError, ChannelFormatError) as error:
                 self._failed(worker)
                 self._late_errors.append(error)
                 del self._flying[worker]

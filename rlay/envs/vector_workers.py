@@ -194,7 +194,8 @@ class Batch:
             if self.observations is not None and self.arrays is None:
                 self.arrays = record.observation.arrays(self.observations)
             results = (self.rewards, self.terminations, self.truncations)
-            reply.copy(self.arrays, results, where.start)
+            if not reply.copy(self.arrays, results, where.start):
+                worker.session.check_intact()
             return
         with _blaming(worker):
             if self.observations is not None:
@@ -252,7 +253,7 @@ class Batch:
 
 
 class _blaming:  # noqa: N801 - reads as a statement
-    """Ends the session of a worker whose reply turns out to be malformed."""
+    """Ends the session of a worker whose reply turns out to be malformed, or truncated."""
 
     __slots__ = ("_worker",)
 
@@ -263,6 +264,8 @@ class _blaming:  # noqa: N801 - reads as a statement
         pass
 
     def __exit__(self, kind: type[BaseException] | None, error: object, _: object) -> None:
+        if error is None or isinstance(error, RemoteProtocolError):
+            self._worker.session.check_intact()
         if isinstance(error, RemoteProtocolError):
             self._worker.session.end(Bye.FAILED)
 

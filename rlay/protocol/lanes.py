@@ -103,7 +103,7 @@ class LaneReply(NamedTuple):
 
     record: LaneReplyRecord
     infos: dict[int, dict[str, Any]]
-    copy: Callable[[tuple[Any, ...] | None, tuple[Any, ...], int], None] | None = None
+    copy: Callable[[tuple[Any, ...] | None, tuple[Any, ...], int], bool] | None = None
 
 
 class LaneRequestRecord(RequestRecord):

@@ -128,7 +128,7 @@ def test_a_step_of_all_lanes_comes_back() -> None:
     assert pair.ended == [1]
     assert pair.agent.landed(0) is True
     observations, (rewards, terminated, truncated) = results()
-    pair.agent.copy((observations,), (rewards, terminated, truncated), 2)
+    assert pair.agent.copy((observations,), (rewards, terminated, truncated), 2) is True
     assert observations.tolist() == [[0, 0], [0, 0], [7, 7], [8, 8], [9, 9]]
     assert rewards.tolist() == [0, 0, 3.5, 4, 4.5]
     assert terminated.tolist() == [False, False, False, True, False]

@@ -1,0 +1,189 @@
+"""The file pulled away from the reference port, in both roles on both sides."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+import shutil
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rlay import atomics
+from tests import pulled
+from tests.peers import WATCHDOG, until
+
+ROOT = Path(__file__).parents[2]
+PORT = ROOT / "ports" / "reference_c"
+SOURCE = Path(__file__).parent / "wide_peer.c"
+CHANNEL_FORMAT = 8
+ROUNDS = 6
+
+pytestmark = [
+    pytest.mark.one_twin,
+    pytest.mark.skipif(shutil.which("cc") is None, reason="there is no C compiler"),
+]
+
+Build = Callable[..., Path]
+Start = Callable[..., "subprocess.Popen[str]"]
+
+
+@pytest.fixture(autouse=True)
+def compiled(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The Python sides have to survive, too."""
+    if atomics.Shield is None:
+        pytest.skip("the pure twin guards nothing")
+    monkeypatch.setenv("RLAY_ATOMICS", "compiled")
+
+
+@pytest.fixture(scope="session")
+def build(tmp_path_factory: pytest.TempPathFactory) -> Build:
+    """A function that compiles a program with these flags, once."""
+    folder = tmp_path_factory.mktemp("truncation_c")
+
+    def build_one(*flags: str, source: Path = SOURCE) -> Path:
+        program = folder / "".join([source.stem, *flags]).replace("/", "_")[-200:]
+        if not program.exists():
+            strict = ["-std=c11", "-O2", "-Wall", "-Wextra", "-Wpedantic", "-Werror"]
+            command = ["cc", *strict, *flags, f"-I{PORT}", str(source), "-o", str(program), "-lm"]
+            subprocess.run(command, check=True, timeout=WATCHDOG)
+        return program
+
+    return build_one
+
+
+@pytest.fixture
+def start() -> Iterator[Start]:
+    """A function that starts a program; whatever still runs at the end is killed."""
+    running: list[subprocess.Popen[str]] = []
+
+    def start_one(program: Path, *arguments: str, **variables: str) -> subprocess.Popen[str]:
+        process = subprocess.Popen(
+            [str(program), *arguments],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            env={**os.environ, **variables},
+        )
+        running.append(process)
+        return process
+
+    try:
+        yield start_one
+    finally:
+        for process in running:
+            if process.poll() is None:
+                process.kill()
+            process.communicate()
+
+
+def finish(process: subprocess.Popen[str], code: int = 0) -> list[str]:
+    """Wait for a process, check its exit code, and give its lines."""
+    out, _ = process.communicate(timeout=WATCHDOG)
+    assert process.returncode == code, f"exit code {process.returncode}: {out}"
+    return out.splitlines()
+
+
+def problems(lines: list[str], least: int) -> list[str]:
+    """Return everything that should not have been printed."""
+    wrong = [line for line in lines if not line.startswith(f"cut {CHANNEL_FORMAT} ")]
+    if not any("was truncated while it was in use" in line for line in lines):
+        wrong.append("nobody says what happened")
+    return wrong if len(lines) >= least else [*wrong, f"only {len(lines)} cuts"]
+
+
+MODES = [("server", "ClientEnv"), ("client", "ServerEnv")]
+
+
+@pytest.mark.parametrize("which", ["data", "control"])
+@pytest.mark.parametrize(("side", "mode"), MODES)
+def test_an_environment_in_c(
+    side: str, mode: str, which: str, build: Build, start: Start, spawn: Any
+) -> None:
+    env = start(build(), "env", side, "pulled")
+    agent = spawn(pulled.agent, mode, ROUNDS, which)
+    assert agent.wait() == 0, agent.output()
+    said = agent.said()
+    assert [words[1] for words in said if words[0] == "cut"] == ["ChannelFormatError"] * ROUNDS
+    assert not [words for words in said if words[0].startswith("wrong")]
+    assert problems(finish(env), ROUNDS) == []
+
+
+def cut_from_outside(pid: int, suffix: str, before: set[int]) -> bool:
+    """Cut a file that a process has mapped, each one once; tell whether there was one."""
+    for descriptor in Path(f"/proc/{pid}/fd").iterdir():
+        with contextlib.suppress(OSError):
+            name = os.readlink(descriptor).removesuffix(" (deleted)")
+            found = descriptor.stat()
+            if "pulled" in name and name.endswith(suffix) and found.st_ino not in before:
+                before.add(found.st_ino)
+                time.sleep(random.uniform(0.0, 0.02))
+                size = found.st_size
+                os.truncate(descriptor, random.choice((0, 100, 4096, size // 2)))
+                return True
+    return False
+
+
+def stay(lines: list[str], process: subprocess.Popen[str]) -> threading.Thread:
+    """Collect what a process prints."""
+    assert process.stdout
+    stream = process.stdout
+    thread = threading.Thread(target=lambda: lines.extend(line.rstrip("\n") for line in stream))
+    thread.start()
+    return thread
+
+
+@pytest.mark.parametrize("suffix", [".data", ".rlay"])
+@pytest.mark.parametrize(("side", "mode"), [("client", "ClientEnv"), ("server", "ServerEnv")])
+def test_an_agent_in_c(
+    side: str, mode: str, suffix: str, build: Build, start: Start, spawn: Any, channel_root: Path
+) -> None:
+    host = spawn(pulled.host, mode)
+    agent = start(build(), "agent", side, "pulled")
+    lines: list[str] = []
+    reader = stay(lines, agent)
+    before: set[int] = set()
+    for number in range(1, ROUNDS + 1):
+        until(lambda: cut_from_outside(host.pid, suffix, before), f"file {number} is there")
+    (channel_root / "done.lock").touch()
+    assert agent.wait(WATCHDOG) == 0, lines
+    reader.join()
+    assert host.wait() == 0, host.output()
+    assert problems(lines, 1) == []
+    assert not [words for words in host.said() if words[0].startswith("wrong")]
+
+
+ASKS = "return rlay__guard_is_lost(ch->data_guard) || rlay__guard_is_lost(ch->control_guard);"
+
+
+@pytest.mark.leaves_files
+@pytest.mark.parametrize(
+    ("flags", "variables"),
+    [(["-DRLAY_NO_SIGBUS"], {}), ([], {"RLAY_SIGBUS": "off"})],
+    ids=["compiled without", "switched off"],
+)
+def test_without_the_guard_a_cut_kills(
+    flags: list[str], variables: dict[str, str], build: Build, start: Start, spawn: Any
+) -> None:
+    env = start(build(*flags), "env", "server", "pulled", **variables)
+    spawn(pulled.agent, "ClientEnv", 30, "observation")  # of which some are seen in time
+    finish(env, -signal.SIGBUS)
+
+
+@pytest.mark.leaves_files
+def test_zeros_would_be_noticed(build: Build, start: Start, spawn: Any, tmp_path: Path) -> None:
+    """With a guard that nobody asks, a value of the environment never arrives."""
+    header = (PORT / "rlay.h").read_text()
+    assert header.count(ASKS) == 1
+    (tmp_path / "rlay.h").write_text(header.replace(ASKS, "return (void)ch, 0;"))
+    start(build("-Wno-unused-function", f"-I{tmp_path}"), "env", "server", "pulled")
+    agent = spawn(pulled.agent, "ClientEnv", 1, "observation", broken="nobody asks")
+    assert agent.wait() == 3, agent.output()
+    assert agent.said()[0][:2] == ["wrong observation", 0]
