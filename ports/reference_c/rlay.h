@@ -1011,6 +1011,15 @@ static int rlay__lock_take(rlay_channel *ch, int fd, int side) {
     return errno == EWOULDBLOCK ? RLAY_PENDING : rlay__fail_errno(ch, "lock", rlay__lock_name(ch, side).text);
 }
 
+/* Client, at its start: see that our lock file can be had; it is locked only just before the claim. */
+static int rlay__lock_look(rlay_channel *ch) {
+    struct stat info;
+    int fd = rlay__file_open(ch, rlay__lock_name(ch, ch->side).text, O_CREAT, &info);
+    if (fd < 0) return fd;
+    close(fd);
+    return RLAY_OK;
+}
+
 /* Try to take our lock: READY, or PENDING when another process holds it. Never waits. */
 static int rlay__lock_try(rlay_channel *ch) {
     struct stat info;
@@ -1929,6 +1938,7 @@ int rlay_open(rlay_channel *ch, const char *name, int side, int role, const rlay
     if (result == RLAY_OK && schema) result = rlay__schema_adopt(ch, schema);
     if (result == RLAY_OK) result = rlay__root_open(ch);
     if (result == RLAY_OK && (result = rlay__peer_lock_open(ch)) > 0) result = RLAY_OK;
+    if (result == RLAY_OK && side == RLAY_SIDE_CLIENT) result = rlay__lock_look(ch);
     if (result == RLAY_OK && side == RLAY_SIDE_SERVER) {
         result = rlay__lock_server(ch);
         if (result == RLAY_READY) result = rlay__clean(ch);
