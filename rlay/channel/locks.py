@@ -29,6 +29,9 @@ from rlay.errors import ChannelError
 #: A prober holds a lock for microseconds; after this long a busy lock has an owner.
 _RETRY_SECONDS = 0.15
 
+#: So often in a row a lock file may turn out to have been replaced since it was opened.
+_REPLACEMENTS = 100
+
 #: On POSIX a call straight into C: no signal handler can raise before it has done its work.
 _unlock: Callable[[int, int], None] = lambda descriptor, _: unlock_descriptor(descriptor)  # noqa: E731
 _UNLOCK = 0
@@ -80,7 +83,9 @@ class OsLock:
 
     def try_acquire(self) -> bool:
         """Take the lock if it is free; on True the caller must ``release`` it."""
-        while self._try():
+        for _ in range(_REPLACEMENTS):
+            if not self._try():
+                return False
             try:
                 if self._is_at_path():
                     self.held = True
@@ -90,7 +95,7 @@ class OsLock:
                 raise
             # Somebody removed the lock file: the lock that counts is on the new one.
             self._reopen()
-        return False
+        raise self._never_at_path()
 
     def acquire(self) -> bool:
         """Take the lock, trying for a moment because probes hold it briefly."""
@@ -118,11 +123,18 @@ class OsLock:
 
     def is_free(self) -> bool:
         """Probe: tell whether nobody holds the lock, which means that its owner is dead."""
-        while self._probe():
+        for _ in range(_REPLACEMENTS):
+            if not self._probe():
+                return False
             if self._is_at_path():
                 return True
             self._reopen()
-        return False
+        raise self._never_at_path()
+
+    def _never_at_path(self) -> ChannelError:
+        return ChannelError(
+            f"{self.path} is another file each time it is opened; find out who replaces it"
+        )
 
     def _probe(self) -> bool:
         got = None

@@ -29,7 +29,7 @@ from tests.peers import ROOT, Task, environment
 pytestmark = [
     pytest.mark.one_twin,
     pytest.mark.skipif(sys.platform != "linux", reason="users, links and devices of Linux"),
-    pytest.mark.timeout(300),
+    pytest.mark.timeout(120),
 ]
 needs_root = pytest.mark.skipif(not IS_ROOT, reason="only root can become another user")
 SIDES = ("server", "client")
@@ -103,7 +103,7 @@ def test_the_check_finds_a_version_that_follows_links(
     link = PLANTS[0]
     monkeypatch.setattr(files, "_NOFOLLOW", os.O_CLOEXEC)
     path = channel_root / FILES[1]
-    assert "it was accepted" in plants.refusal(link, path, plants.begin, "server")[0]
+    assert plants.refusal(link, path, plants.begin, "server")
     following = compile_c(*PEER, change=("O_RDWR | O_NOFOLLOW", "O_RDWR"))
     assert plants.refusal(link, path, plants.begin_in_c(following), "server")
 

@@ -145,6 +145,72 @@ def test_a_file_system_without_locks_is_named(
         pair[0].try_acquire()
 
 
+def test_an_unlock_that_fails_keeps_nothing(
+    pair: tuple[OsLock, OsLock], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A probe that kept the lock would look like a living peer."""
+    holder, prober = pair
+
+    def refuse(_: int) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(locks, "unlock_descriptor", refuse)
+        assert prober.is_free()
+        assert holder.try_acquire()
+        holder.release()
+    assert prober.try_acquire()
+
+
+def test_a_lock_file_that_cannot_be_opened_again_is_not_closed_twice(
+    path: Path, pair: tuple[OsLock, OsLock], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By then its number may be another file's."""
+    holder, _ = pair
+    path.unlink()
+
+    def refuse(*_: object) -> int:
+        raise rlay.ChannelError("told to fail")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(locks, "open_lock_file", refuse)
+        with pytest.raises(rlay.ChannelError, match="told to fail"):
+            holder.try_acquire()
+    others = [os.open(os.devnull, os.O_RDONLY) for _ in range(3)]
+    try:
+        holder.close()
+        for descriptor in others:
+            os.fstat(descriptor)
+    finally:
+        for descriptor in others:
+            os.close(descriptor)
+
+
+def test_a_lock_that_cannot_be_looked_after_is_not_kept(
+    pair: tuple[OsLock, OsLock], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    holder, prober = pair
+
+    def refuse(*_: object, **__: object) -> os.stat_result:
+        raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(locks.os, "stat", refuse)
+        with pytest.raises(rlay.ChannelError, match="Cannot allocate memory; free some memory"):
+            holder.try_acquire()
+    assert not holder.held
+    assert prober.try_acquire()
+
+
+def test_a_lock_file_that_is_never_the_one_at_the_path_is_an_error(
+    pair: tuple[OsLock, OsLock], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(OsLock, "_is_at_path", lambda _: False)
+    for call in (pair[0].try_acquire, pair[1].is_free):
+        with pytest.raises(rlay.ChannelError, match="find out who replaces it"):
+            call()
+
+
 def test_a_forked_child_holds_nothing(path: Path, pair: tuple[OsLock, OsLock]) -> None:
     holder, prober = pair
     assert holder.try_acquire()
