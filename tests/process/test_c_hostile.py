@@ -173,7 +173,7 @@ def test_a_port_without_a_check_is_noticed(
     build: Build, need: Callable[[str], None], mutant: Mutant, program: str
 ) -> None:
     need("address,undefined")
-    arguments = {"hostile": ["60"], "once": cases("valid")["cartpole_two_steps"][1]}
+    arguments = {"hostile": ["200"], "once": cases("valid")["cartpole_two_steps"][1]}
     done = run(build(program, broken(mutant)), *arguments.get(program, [GOLDEN, ROUNDS]))
     assert done.returncode != 0
     assert re.search("AddressSanitizer|runtime error|contract broken", done.stderr), done.stderr
@@ -183,14 +183,16 @@ def test_a_port_without_a_check_is_noticed(
 NOT_SEEN = r"schema_(?!size_)|row_group_wrong|(text|one_of|sequence|inner|graph)_"
 
 
-@pytest.mark.parametrize("program", ["golden", "once"])
+@pytest.mark.parametrize(
+    ("program", "folders"), [("golden", ["valid", "invalid"]), ("once", ["valid"])]
+)
 def test_every_golden_case_gets_its_code(
-    build: Build, need: Callable[[str], None], program: str
+    build: Build, need: Callable[[str], None], program: str, folders: list[str]
 ) -> None:
     """``once`` counts loads besides: no byte of the files is read twice in one call."""
     need("address,undefined")
     built = build(program)
-    for name, (meaning, files) in cases("valid", "invalid").items():
+    for name, (meaning, files) in cases(*folders).items():
         done = run(built, *files)
         assert done.returncode == 0, f"{name}: {done.stderr}"
         codes = [int(line.split()[-1]) for line in done.stdout.splitlines()]
@@ -212,7 +214,7 @@ def test_a_peer_that_writes_all_over_harms_nobody(
     changes, environment, agent = (
         int(n) for n in re.findall(r"(\d+) (?:changes|calls)", done.stdout)
     )
-    assert min(changes, environment, agent) > 50, done.stdout
+    assert min(changes, environment, agent) > 100, done.stdout
     assert {path.suffix for path in channel_root.iterdir()} == {".lock"}
 
 

@@ -75,6 +75,12 @@ static void play(int env_side, int polls, uint64_t duration_ns) {
     alarm(0);
 }
 
+/* Whether the victims did something and were hit: on a busy machine that takes longer than it was given. */
+static int happened(void) {
+    long hits = env.codes[RLAY_E_REMOTE_PROTOCOL] + agent.codes[RLAY_E_REMOTE_PROTOCOL];
+    return changes > 100 && env.codes[0] > 100 && agent.codes[0] > 100 && hits > 5;
+}
+
 static void report(const char *who, const peer *p) {
     printf("%s: %ld calls, %ld values", who, p->calls, p->codes[0]);
     for (int code = 1; code <= RLAY_E_TIMEOUT; code++)
@@ -88,13 +94,14 @@ int main(int argc, char **argv) {
     env.name = agent.name = "hostile";
     env.role = RLAY_ROLE_ENV, agent.role = RLAY_ROLE_AGENT;
     env.strategy = agent.strategy = -1;
+    agent.timeout_ns = 50000000;
     agent.sessions = 1L << 60;
     env.restarts = 1;
     peer_schema_build();
-    for (int i = 0; i < 8; i++) play(i & 1 ? RLAY_SIDE_CLIENT : RLAY_SIDE_SERVER, 3 - (i >> 1), (uint64_t)(seconds / 8 * 1e9));
+    for (int i = 0; i < 8 || (i < 400 && !happened()); i++) play(i & 1 ? RLAY_SIDE_CLIENT : RLAY_SIDE_SERVER, 3 - (i >> 1 & 3), (uint64_t)(seconds / 8 * 1e9));
     printf("%ld changes\n", changes);
     report("environment", &env);
     report("agent", &agent);
-    if (env.codes[0] == 0 || agent.codes[0] == 0 || agent.codes[RLAY_E_REMOTE_PROTOCOL] == 0) shared_fail("nothing happened", changes);
+    if (!happened()) shared_fail("nothing happened", changes);
     return 0;
 }

@@ -19,6 +19,7 @@ static long play(int env_side, int strategy, int polls, long sessions) {
     env.role = RLAY_ROLE_ENV, agent.role = RLAY_ROLE_AGENT;
     env.strategy = agent.strategy = strategy;
     env.polls = agent.polls = polls;
+    agent.timeout_ns = 60000000000; /* the sanitizer is slow, and the machine may be busy */
     agent.sessions = sessions;
     env.stop = agent.stop = &stop;
     pthread_create(&threads[0], NULL, env_play, &env);

@@ -84,7 +84,8 @@ static int shared_renameat(int from, const char *old, int to, const char *new) {
 typedef struct peer {
     const char *name;
     int side, role, strategy, polls, restarts;
-    long sessions;                       /* an agent plays so many, or until `stop` */
+    int64_t timeout_ns;                    /* of an agent's waits */
+    long sessions;                         /* an agent plays so many, or until `stop` */
     atomic_int *stop;
     long calls, codes[RLAY_E_TIMEOUT + 1]; /* what the calls ended with; [0]: values */
     rlay_channel ch;
@@ -200,10 +201,10 @@ static int agent_request(peer *p, int step) {
 
 /* One session: attach, reset, step, render, and a reset after an error; some end with CLOSE, some with a goodbye. */
 static void agent_session(peer *p) {
-    int result = peer_wait(p, 200000000);
+    int result = peer_wait(p, 4 * p->timeout_ns);
     for (int step = 0; step < PEER_STEPS && result == RLAY_READY; step++) {
         result = peer_result(p, agent_request(p, step));
-        if (result == RLAY_OK) result = peer_wait(p, 50000000);
+        if (result == RLAY_OK) result = peer_wait(p, p->timeout_ns);
         if (result == RLAY_READY) agent_use(p);
         if (result == -RLAY_E_REMOTE) result = RLAY_READY;
     }
