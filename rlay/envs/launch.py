@@ -102,8 +102,9 @@ class Launcher:
             command = list(self._command)
             for descriptor in descriptors:
                 command = [part.replace("{fd}", str(descriptor)) for part in command]
+            supervised = [sys.executable, "-I", "-S", supervisor.__file__]
             process = subprocess.Popen(
-                [sys.executable, "-I", "-S", supervisor.__file__, *command],
+                [*supervised, str(files.root()), self.channel, *command],
                 stdin=subprocess.PIPE,
                 stderr=subprocess.PIPE,
                 pass_fds=descriptors,

@@ -264,6 +264,34 @@ def trainer_whose_child_exits() -> None:
     env.close()
 
 
+def end_together(mode: str, how: str) -> None:
+    """End the environment, or stop it, and be killed before anything can be cleared away."""
+    env = rlay.make(Counter, mode=mode, timeout=WATCHDOG)
+    env.reset()
+    os.kill(env.call("process_id"), getattr(signal, how))
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+# In ServerEnv mode the channel is the trainer's, so who was killed first leaves it to the other.
+@pytest.mark.parametrize(
+    ("mode", "how"),
+    [("ClientEnv", "SIGKILL"), ("ClientEnv", "SIGSTOP"), ("ServerEnv", "SIGSTOP")],
+)
+def test_nothing_is_left_when_both_end_at_once(
+    mode: str, how: str, spawn: Any, channel_root: Path
+) -> None:
+    trainer = spawn(end_together, mode, how)
+    assert trainer.wait() == -signal.SIGKILL, trainer.output()
+
+    def left() -> list[str]:
+        return [path.name for path in channel_root.iterdir() if path.suffix != ".lock"]
+
+    # A command that ended by itself may have ended before the trainer: then locks stay.
+    until(lambda: not left(), f"the supervisor clears away {left()}")
+    if how == "SIGSTOP":
+        until(lambda: not os.listdir(channel_root), "the supervisor removes the lock files")
+
+
 def test_a_forked_childs_exit_does_not_end_our_environment(channel_root: Path) -> None:
     code = "from tests.process import test_make; test_make.trainer_whose_child_exits()"
     done = subprocess.run(
