@@ -222,7 +222,15 @@ class Pool:
                 gathering.errors[worker.index] = error
         self._gathering = None
         if gathering.errors:
-            raise gathering.errors[min(gathering.errors)]
+            first = gathering.errors[min(gathering.errors)]
+            # The error's traceback holds this frame: without the replies, whose records keep
+            # data files mapped, and not in a cycle that only the collector would find.
+            gathering.replies.clear()
+            gathering.errors.clear()
+            try:
+                raise first
+            finally:
+                del first
         return gathering.result()
 
     def _receive(self, worker: Worker, timeout: float | None) -> Any:

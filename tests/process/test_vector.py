@@ -19,6 +19,7 @@ import rlay
 from rlay.channel.wait import usable_cores
 from rlay.envs.make_vec import split
 from tests.peers import WATCHDOG, until
+from tests.toys import Counter
 from tests.vector_toys import Fickle, Wander, same
 
 ROOT = str(Path(__file__).parents[2])
@@ -195,6 +196,24 @@ def test_a_closed_vector_keeps_no_file_open_until_the_collector_comes() -> None:
     finally:
         gc.enable()
     assert held[0] == held[1]
+
+
+def test_errors_keep_no_file_open_until_the_collector_comes() -> None:
+    """An error of one worker comes with the replies of the others, which must not outlive it."""
+    held = []
+    with rlay.make_vec(Counter, 2, workers=2, timeout=WATCHDOG) as envs:
+        gc.disable()
+        try:
+            for victim in (1, 0, 1):
+                envs.reset(seed=0)
+                envs.step(np.ones(2, np.int64))
+                held.append(len(os.listdir("/proc/self/fd")))
+                os.kill(envs.call("process_id")[victim], signal.SIGKILL)
+                with pytest.raises(rlay.PeerLostError):
+                    envs.step(np.ones(2, np.int64))
+        finally:
+            gc.enable()
+    assert len(set(held)) == 1, held
 
 
 def test_lanes_are_split_evenly() -> None:
