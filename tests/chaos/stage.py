@@ -96,10 +96,11 @@ class Peer:
             self.kill()
 
     def _judge_exit(self, code: int) -> None:
-        interrupted = self.interrupts and (code == -signal.SIGINT or code == 1)
+        tail = self.process.output()[-3000:]
+        by_ctrl_c = code == -signal.SIGINT or (code == 1 and "KeyboardInterrupt" in tail)
+        interrupted = self.interrupts and by_ctrl_c
         asked = code == 0 and (self.ledger.words[STOP] or self.interrupts)
         if not (asked or interrupted or (self.killed and code == -signal.SIGKILL)):
-            tail = self.process.output()[-2000:]
             self.stage.found("unexpected", f"{self} ended with {code}: {tail}")
 
     def kill(self) -> bool:
@@ -247,8 +248,12 @@ class Stage(threading.Thread):
                 done = self._signal(kind, whom, how_long)
             else:
                 done = self._touch_files(kind, whom, int(number * (1 << 53)))
-            self.done[kind] += done
+            self._count(kind, done)
         self.pause(1.5 * self.draw.random())
+
+    def _count(self, kind: str, done: bool) -> None:
+        if done:
+            self.done[kind] += 1
 
     def _signal(self, kind: str, whom: float, how_long: float) -> bool:
         peer = self.peers[int(whom * len(self.peers))]
@@ -272,7 +277,7 @@ class Stage(threading.Thread):
             return disturb.on_files(*arguments)
         peer = self.peers[int(whom * len(self.peers))]
         peer.start_at = time.monotonic()
-        self.done["kill"] += peer.kill()
+        self._count("kill", peer.kill())
         end = time.monotonic() + HUNT
         while time.monotonic() < end:
             self.pause(0.0)
