@@ -53,14 +53,15 @@ def held(pid: int, root: Path) -> Held:
 
 
 def growth(looks: Sequence[Look], memory_allowed: int = MEMORY_ALLOWED) -> list[str]:
-    """Say what grew from the first look, after the warm-up, to the last."""
-    first, last = looks[0], looks[-1]
+    """Say what grew from the first look to the last; memory, which warms up, in the last half."""
+    first, half, last = looks[0], looks[len(looks) // 2], looks[-1]
     found = []
     for side in ("env", "agent"):
-        before, after = getattr(first, side), getattr(last, side)
         for field in dataclasses.fields(Held):
-            was, is_now = getattr(before, field.name), getattr(after, field.name)
-            if is_now > was + (memory_allowed if field.name == "memory" else 0):
+            memory = field.name == "memory"
+            was = getattr(getattr(half if memory else first, side), field.name)
+            is_now = getattr(getattr(last, side), field.name)
+            if is_now > was + (memory_allowed if memory else 0):
                 found.append(f"{side}: {field.name} grew from {was} to {is_now}")
     if last.files > first.files:
         found.append(f"files grew from {first.files} to {last.files}")

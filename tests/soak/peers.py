@@ -7,6 +7,8 @@ ten-thousandth ends the episode. The agent checks every value. ``peer.c`` is the
 from __future__ import annotations
 
 import contextlib
+import gc
+import itertools
 import mmap
 import os
 import threading
@@ -25,6 +27,8 @@ from tests.peers import BACKENDS, FACES, use_twin
 
 EPISODE, INFORM = 10_000, 1_000
 PATIENCE = 60.0
+#: Sessions between two collections.
+COLLECT = 100
 
 #: What a broken peer leaks, once in ``INFORM`` steps or once a session.
 LEAKS = ("memory", "descriptor", "thread", "mapping", "file")
@@ -49,6 +53,12 @@ def leak(what: str | None) -> None:
             with path.open("rb") as file:
                 _hoard.append(mmap.mmap(file.fileno(), 4096, access=mmap.ACCESS_READ))
             path.unlink()
+
+
+def _collect(sessions: int) -> None:
+    """Collect now and then: what only waits for the collector is no growth."""
+    if sessions % COLLECT == 0:
+        gc.collect()
 
 
 class Counting(gymnasium.Env[Any, Any]):
@@ -84,6 +94,7 @@ def host(place: dict[str, Any]) -> None:
     told = Ledger(Path(place["ledger"]))
     per_session = place["leaks"] if place["sessions"] > 1 else None
     env = Counting(None if per_session else place["leaks"])
+    served = itertools.count(1)
     with contextlib.closing(
         BACKENDS[place["mode"]](place["channel"], env, attach_timeout=1.0)
     ) as backend:
@@ -91,6 +102,7 @@ def host(place: dict[str, Any]) -> None:
             with contextlib.suppress(rlay.ChannelTimeoutError, rlay.ChannelNotFoundError):
                 backend.serve(sessions=1)
                 leak(per_session)
+                _collect(next(served))
 
 
 def _play(env: Any, steps: int, words: Any) -> None:
@@ -127,6 +139,7 @@ def agent(place: dict[str, Any]) -> None:
         if sessions > 1:
             leak(place["leaks"])
         words[ledger.SESSIONS] += 1
+        _collect(words[ledger.SESSIONS])
         while words[ledger.SESSIONS] >= words[ledger.HOLD] and not words[ledger.STOP]:
             time.sleep(0.001)
     if env is not None:
