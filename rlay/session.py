@@ -83,7 +83,9 @@ class Session:
         self.schema, self.layout, self.features, self.peer = schema, layout, features, peer
         self._channel, self._data, self._on_end = channel, data, on_end
         channel.files.append(data)
-        self._request, self._reply = compile_records(schema, layout, data.memory)
+        self._request, self._reply = compile_records(
+            schema, layout, data.memory, channel.generation
+        )
         self._machine = TurnMachine(State.FRESH)
         self._seq = 0
         self._answered_seq = 0
@@ -339,7 +341,7 @@ class Session:
         try:
             command = self._request.command(self._seq + 1)
             self._check_we_offered(command)
-            request = self._request.read(self._seq + 1, command)
+            request = self._request.read(command)
             self.check_intact()
             self._machine.they(command)
         except RemoteProtocolError:

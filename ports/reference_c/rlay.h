@@ -261,6 +261,7 @@ extern "C" {
 #define RLAY_MAPPINGS_MAX 64         /* guarded against truncation at a time, in one process */
 #endif
 #define RLAY_BODY_MAX 0x40000000     /* largest body or frame, section 8.4 */
+#define RLAY_RECORD_MAX 0x100000000  /* largest record, section 8.4 */
 
 /* The crash tests stop the process at these places. */
 #ifndef RLAY_POINT
@@ -1078,11 +1079,11 @@ static uint32_t rlay__dtype_size(int dtype) {
     return dtype >= 1 && dtype <= 12 ? sizes[dtype] : 0;
 }
 
-/* a * b, or RLAY__TOO_MANY beyond 2^40, the largest field; no step overflows. */
+/* a * b, or RLAY__TOO_MANY beyond the largest record; no step overflows. */
 #define RLAY__TOO_MANY UINT64_MAX
 static uint64_t rlay__times(uint64_t a, uint64_t b) {
     if (a == 0 || b == 0) return 0;
-    return a > ((uint64_t)1 << 40) / b ? RLAY__TOO_MANY : a * b;
+    return a > RLAY_RECORD_MAX / b ? RLAY__TOO_MANY : a * b;
 }
 
 /* Elements of one lane, or RLAY__TOO_MANY. */
@@ -1103,8 +1104,8 @@ static int rlay__field_place(rlay_field *field, uint64_t *cursor) {
     if (itemsize == 0 || size == RLAY__TOO_MANY) return 0;
     uint64_t align = size >= 64 ? 64 : itemsize;
     field->offset = (*cursor + align - 1) / align * align;
-    *cursor = field->offset + size; /* 256 rows of 2^40 bytes fit easily */
-    return 1;
+    *cursor = field->offset + size; /* at most twice the largest record: no overflow */
+    return *cursor <= RLAY_RECORD_MAX;
 }
 
 static uint64_t rlay__record_size(uint64_t cursor) {

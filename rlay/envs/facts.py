@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import enum
 import json
+import re
 import warnings
 from typing import Any
 
@@ -40,6 +41,13 @@ def _metadata(env: gymnasium.Env[Any, Any]) -> dict[str, Any]:
                 stacklevel=4,
             )
     return metadata
+
+
+def spec_id(facts: EnvFacts, channel: str) -> str:
+    """Return the id of an ``EnvSpec``: the environment's own where Gymnasium takes it for one."""
+    if facts.id and re.fullmatch(r"([\w:-]+/)?[\w:.-]+-v\d{1,9}", facts.id):
+        return facts.id
+    return f"rlay/{channel}-v0"
 
 
 def read_facts(env: gymnasium.Env[Any, Any] | None) -> EnvFacts:

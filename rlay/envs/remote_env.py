@@ -7,7 +7,6 @@ an agent does is written here, once.
 from __future__ import annotations
 
 import abc
-import re
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
@@ -16,6 +15,7 @@ from gymnasium.envs.registration import EnvSpec
 
 from rlay.channel.wait import Deadline
 from rlay.client import MemClient
+from rlay.envs.facts import spec_id
 from rlay.envs.launch import Launcher
 from rlay.errors import (
     LayoutMismatchError,
@@ -192,10 +192,8 @@ class RemoteEnv(gymnasium.Env[Any, Any], abc.ABC):
         self.metadata = {"render_modes": [], **facts.metadata}
         self.render_mode = facts.render_mode
         if self.spec is None:
-            slug = re.sub(r"[^\w.-]", "-", self.channel)
-            known = facts.id if facts.id and re.search(r"-v\d+$", facts.id) else None
             self.spec = EnvSpec(
-                id=known or f"rlay/{slug}-v0",
+                id=spec_id(facts, self.channel),
                 entry_point=self._entry_point,
                 reward_threshold=facts.reward_threshold,
                 max_episode_steps=facts.max_episode_steps,

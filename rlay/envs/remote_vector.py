@@ -5,7 +5,6 @@ Attaching, the spaces, calls, frames, waiting for what is pending, and the end.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from typing import Any, TypeVar
 
@@ -14,6 +13,7 @@ import numpy as np
 from gymnasium.envs.registration import EnvSpec
 from gymnasium.vector.utils import batch_space
 
+from rlay.envs.facts import spec_id
 from rlay.envs.launch import Launcher
 from rlay.envs.remote_env import check_spaces
 from rlay.envs.vector_backend import AUTORESET
@@ -107,10 +107,8 @@ class RemoteVector(gymnasium.vector.VectorEnv[Any, Any, np.ndarray]):
         self._mode = group.autoreset
         self.metadata = {**facts.metadata, "autoreset_mode": AUTORESET[group.autoreset]}
         self.render_mode = facts.render_mode
-        slug = re.sub(r"[^\w.-]", "-", self.channels[0])
-        known = facts.id if facts.id and re.search(r"-v\d+$", facts.id) else None
         self.spec = EnvSpec(
-            id=known or f"rlay/{slug}-v0",
+            id=spec_id(facts, self.channels[0]),
             reward_threshold=facts.reward_threshold,
             max_episode_steps=facts.max_episode_steps,
             vector_entry_point="rlay:VectorEnv",

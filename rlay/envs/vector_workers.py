@@ -17,6 +17,7 @@ from rlay.client import MemClient
 from rlay.envs.launch import Launcher
 from rlay.errors import (
     ChannelTimeoutError,
+    LayoutError,
     LayoutMismatchError,
     PeerClosedError,
     PeerLostError,
@@ -242,7 +243,14 @@ class Batch:
         if self._adder is None:
             self._adder = gymnasium.vector.VectorEnv()
             self._adder.num_envs = self.count
-        self.infos = self._adder._add_info(self.infos, info, place)
+        try:
+            self.infos = self._adder._add_info(self.infos, info, place)
+        except Exception as error:
+            # Gymnasium raises whatever NumPy does when the lanes' values do not go together.
+            raise LayoutError(
+                f"info: the values of lane {place} cannot stand beside those of the others "
+                f"({type(error).__name__}: {error}); give a key the same type in every lane"
+            ) from error
 
     def _add_array(self, key: str, values: np.ndarray, at: list[int]) -> None:
         if key not in self.infos:

@@ -41,6 +41,8 @@ _DTYPE = re.compile(
     r"|<[mM]8(\[([1-9]\d{0,8})?(Y|M|W|D|h|m|s|ms|us|ns|ps|fs|as)\])?"
 )
 _MAX_CODE_POINT = 0x10FFFF
+#: NumPy has arrays of at most 64 dimensions; older versions take 32.
+_MAX_NDIM = 64
 
 _HINTS: dict[type, str] = {
     set: "convert it to a list",
@@ -262,8 +264,11 @@ def _parse_dtype(name: object) -> np.dtype[Any]:
 
 def _decode_array(name: object, shape: object, data: object) -> np.ndarray[Any, Any]:
     dtype = _parse_dtype(name)
-    if type(shape) is not list or any(type(n) is not int or n < 0 for n in shape):
-        raise ValueError(f"an array of shape {shape!r}")
+    # Before the product: that of many integers beyond 64 bits takes time by the square.
+    if type(shape) is not list or len(shape) > _MAX_NDIM:
+        raise ValueError(f"an array of shape {shape!r:.80}")
+    if any(type(n) is not int or not 0 <= n < 1 << 63 for n in shape):
+        raise ValueError("an array with a dimension that is no count")
     if type(data) is not bytes or len(data) != math.prod(shape) * dtype.itemsize:
         raise ValueError(f"an array of dtype {name!r} and shape {shape!r} in the wrong bytes")
     array: np.ndarray[Any, Any] = np.frombuffer(data, dtype).reshape(shape).copy()
@@ -307,6 +312,8 @@ def _check(value: Any, depth: int) -> None:
         for key in value:
             if type(key) is not str and type(key) is not int:
                 raise ValueError(f"a key of type {type(key).__name__}")
+            if type(key) is int and not -(2**63) <= key < 2**64:
+                raise ValueError("an integer key beyond 64 bits")
         value = value.values()
     elif kind is not list and kind is not tuple:
         raise ValueError(f"a value of type {kind.__name__}")

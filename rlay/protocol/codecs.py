@@ -22,7 +22,8 @@ from gymnasium.vector.utils import batch_space, concatenate, create_empty_array,
 
 from rlay.errors import LayoutError, RemoteProtocolError
 from rlay.protocol.constants import NO_EDGES
-from rlay.protocol.spaces import Description, escape, space_from
+from rlay.protocol.descriptions import Description
+from rlay.protocol.spaces import escape, space_from
 
 At = tuple[Any, ...]
 #: Returns the mapped array of a field, by name.
@@ -185,9 +186,13 @@ class _Discrete(_Ordinary):
 def _count(view: np.ndarray, at: At, limit: int, what: str) -> int:
     """Read a count once, and check it."""
     count = int(view[at])
+    _check_count(count, limit, what)
+    return count
+
+
+def _check_count(count: int, limit: int, what: str) -> None:
     if count > limit:
         raise RemoteProtocolError(f"{what} is {count}, at most {limit} fit the record")
-    return count
 
 
 class _Text(_Ordinary):
@@ -354,9 +359,10 @@ class _Graph(_Ordinary):
     def read(self, at: At = (), *, copy: bool = True) -> Any:
         count = _count(self.counts["nodes"], at, self._capacity("nodes"), f"{self.path}#nodes")
         nodes = np.array(self.views["nodes"][(*at, slice(count))])
-        if int(self.counts["edges"][at]) == NO_EDGES:
+        count = int(self.counts["edges"][at])
+        if count == NO_EDGES:
             return spaces.GraphInstance(nodes, None, None)
-        count = _count(self.counts["edges"], at, self._capacity("edges"), f"{self.path}#edges")
+        _check_count(count, self._capacity("edges"), f"{self.path}#edges")
         links = np.array(self.views["links"][(*at, slice(count))])
         edges = None
         if "edges" in self.views:

@@ -21,6 +21,12 @@ MAX_NAME = 159
 MAX_NDIM = 8
 RECORD_ALIGNMENT = 4096
 ARRAY_ALIGNMENT = 64
+#: Bytes of a record, and so of a field, at most.
+MAX_RECORD = 1 << 32
+#: Elements without bytes in the Sequences around one another, at most.
+MAX_EMPTY_ELEMENTS = 1 << 16
+#: Objects and arrays inside one another in a schema, at most.
+MAX_SCHEMA_DEPTH = 128
 PREFIX_SIZE = 32
 WHOLE_RECORD = 0xFFFF
 NO_EDGES = 0xFFFFFFFF

@@ -21,7 +21,8 @@ import numpy as np
 
 from rlay.errors import LayoutError
 from rlay.protocol.codecs import Codec, Fields, compile_codec, exact_array
-from rlay.protocol.spaces import Description, escape
+from rlay.protocol.descriptions import Description
+from rlay.protocol.spaces import escape
 
 #: Which of several values or lanes: a slice, or an array of indices.
 Which = slice | np.ndarray

@@ -116,9 +116,11 @@ class LaneRequestRecord(RequestRecord):
 
     lanes = True
 
-    def __init__(self, schema: Schema, layout: Layout, data: memoryview) -> None:
+    def __init__(
+        self, schema: Schema, layout: Layout, data: memoryview, session: int | None = None
+    ) -> None:
         """Compile over the mapped data file."""
-        super().__init__(schema, layout, data)
+        super().__init__(schema, layout, data, session)
         group = schema.groups[0]
         self.count = group.lanes
         self.actions = compile_lane_codec(group.action, "action", self._field, group.lanes)
@@ -169,7 +171,7 @@ class LaneRequestRecord(RequestRecord):
             return self._every
         return [lane for lane in self._every if mask[lane]]
 
-    def read(self, seq: int, command: Command, *, copy: bool = True) -> Request:
+    def read(self, command: Command, *, copy: bool = True) -> Request:
         """Return the request as a ``LaneRequest``; actions are copies.
 
         Raises:
@@ -178,7 +180,7 @@ class LaneRequestRecord(RequestRecord):
         if command is Command.STEP:
             lanes = self._lanes()
             return LaneRequest(command, lanes=lanes, actions=self.actions.read(lanes))
-        plain = super().read(seq, command)
+        plain = super().read(command)
         lanes = self._lanes()
         if command is not Command.RESET:
             return LaneRequest(command, call=plain.call, lanes=lanes)
@@ -207,9 +209,11 @@ class LaneReplyRecord(ReplyRecord):
 
     lanes = True
 
-    def __init__(self, schema: Schema, layout: Layout, data: memoryview) -> None:
+    def __init__(
+        self, schema: Schema, layout: Layout, data: memoryview, session: int | None = None
+    ) -> None:
         """Compile over the mapped data file."""
-        super().__init__(schema, layout, data)
+        super().__init__(schema, layout, data, session)
         group = schema.groups[0]
         self.count = group.lanes
         self.observation = self._compile(group.observation, "observation")
@@ -351,7 +355,7 @@ class LaneReplyRecord(ReplyRecord):
         Raises:
             RemoteProtocolError: the peer's bytes are no value of the space.
         """
-        if self.final is None or not self.final_present.any():
+        if self.final is None:
             return {}
         lanes = np.flatnonzero(self.final_present).tolist()
         return {lane: self.final.read((lane,)) for lane in lanes}
@@ -368,9 +372,11 @@ def _scalars(values: Any, lanes: Sequence[int], dtype: np.dtype[Any], name: str)
 
 
 def compile_records(
-    schema: Schema, layout: Layout, data: memoryview
+    schema: Schema, layout: Layout, data: memoryview, session: int | None = None
 ) -> tuple[RequestRecord, ReplyRecord]:
     """Compile the two records of a session over the mapped data file.
+
+    ``session`` left out is the one that stands in the records, as in a golden file.
 
     Raises:
         LayoutMismatchError: the schema is one that no endpoint here can speak yet.
@@ -380,6 +386,7 @@ def compile_records(
             "the channel carries several groups or agents that come and go; "
             "this endpoint is for one environment, or one vector of them"
         )
+    parts = schema, layout, data, session
     if schema.groups[0].lanes:
-        return LaneRequestRecord(schema, layout, data), LaneReplyRecord(schema, layout, data)
-    return RequestRecord(schema, layout, data), ReplyRecord(schema, layout, data)
+        return LaneRequestRecord(*parts), LaneReplyRecord(*parts)
+    return RequestRecord(*parts), ReplyRecord(*parts)

@@ -20,8 +20,6 @@ from rlay.protocol.constants import RecordKind
 
 ROW = struct.Struct("<160s Q Q I B B B x H 6x 8I 32x")
 _DTYPE_NAMES = {code: name for name, code in c.DTYPE_CODES.items()}
-#: Sizes are u64 on the wire; anything near this is a mistake, not a layout.
-_MAX_RECORD = 1 << 40
 
 
 @dataclasses.dataclass(frozen=True)
@@ -151,7 +149,7 @@ def _check_row(field: Field) -> None:
             f"{field.name}: {len(field.shape)} dimensions, at most {c.MAX_NDIM} fit a field; "
             "flatten the space"
         )
-    if any(n >= 1 << 32 for n in (*field.shape, field.lanes)) or field.size > _MAX_RECORD:
+    if any(n >= 1 << 32 for n in (*field.shape, field.lanes)) or field.size > c.MAX_RECORD:
         raise LayoutError(f"{field.name}: shape {field.full_shape} is too large for a record")
 
 
@@ -175,6 +173,11 @@ def place(rows: Iterable[Field]) -> Layout:
         offset = _round_up(cursor[row.record], alignment)
         placed.append(dataclasses.replace(row, offset=offset))
         cursor[row.record] = offset + row.size
+        if cursor[row.record] > c.MAX_RECORD:
+            raise LayoutError(
+                f"{row.name}: the {row.record.name.lower()} record would be larger than "
+                f"{c.MAX_RECORD} bytes; make the spaces or the lanes fewer"
+            )
     if len(placed) > c.MAX_ROWS:
         raise LayoutError(
             f"the spaces make {len(placed)} fields and a channel holds {c.MAX_ROWS}; "

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from typing import Any
 
 from rlay.errors import SchemaError
-from rlay.protocol.constants import MAX_NDIM
-from rlay.protocol.spaces import Description, escape
+from rlay.protocol.constants import MAX_EMPTY_ELEMENTS, MAX_NDIM
+from rlay.protocol.descriptions import Description
+from rlay.protocol.spaces import escape
 
 Shape = tuple[int, ...]
 #: name, dtype, shape
@@ -67,7 +69,14 @@ def _one_of(d: Description, path: str, lead: Shape) -> Iterator[Leaf]:
 
 def _sequence(d: Description, path: str, lead: Shape) -> Iterator[Leaf]:
     yield f"{path}#length", "uint32", lead
-    yield from leaves(d["space"], f"{path}/*", (*lead, d["capacity"]))
+    lead = (*lead, d["capacity"])
+    inner = list(leaves(d["space"], f"{path}/*", lead))
+    # Elements that take no bytes cost the record nothing, and their reader an object each.
+    if math.prod(lead) > MAX_EMPTY_ELEMENTS and not any(math.prod(shape) for _, _, shape in inner):
+        raise SchemaError(
+            path, f"{math.prod(lead)} elements that take no bytes, at most {MAX_EMPTY_ELEMENTS}"
+        )
+    yield from inner
 
 
 def _graph(d: Description, path: str, lead: Shape) -> Iterator[Leaf]:

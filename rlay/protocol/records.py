@@ -66,7 +66,14 @@ class _Record:
     #: Whether this is the record of a group with lanes; see ``lanes.py``.
     lanes = False
 
-    def __init__(self, kind: RecordKind, schema: Schema, layout: Layout, data: memoryview) -> None:
+    def __init__(
+        self,
+        kind: RecordKind,
+        schema: Schema,
+        layout: Layout,
+        data: memoryview,
+        session: int | None,
+    ) -> None:
         if len(schema.groups) != 1 or bool(schema.groups[0].lanes) != self.lanes:
             raise LayoutMismatchError(
                 "the channel carries lanes or several groups; "
@@ -76,7 +83,8 @@ class _Record:
         self._layout, self._kind = layout, kind
         self._body_offset = layout.find(kind, "body").offset
         self._body_capacity = layout.find(kind, "body").size
-        self._session: int = PREFIX.unpack_from(self._memory)[4]
+        # Who knows the session says so: the record's own could have changed since it was checked.
+        self._session: int = PREFIX.unpack_from(self._memory)[4] if session is None else session
 
     @property
     def memory(self) -> memoryview:
@@ -121,9 +129,12 @@ class _Record:
 class RequestRecord(_Record):
     """The agent writes it, the environment reads it."""
 
-    def __init__(self, schema: Schema, layout: Layout, data: memoryview) -> None:
-        """Compile over the mapped data file."""
-        super().__init__(RecordKind.REQUEST, schema, layout, data)
+    def __init__(
+        self, schema: Schema, layout: Layout, data: memoryview, session: int | None = None
+    ) -> None:
+        """Compile over the mapped data file; ``session`` left out is the one that stands there."""
+        super().__init__(RecordKind.REQUEST, schema, layout, data, session)
+        self._size = 0
         self._action = compile_codec(schema.groups[0].action, "action", self._field)
         self._seed, self._seeded = self._field("seed"), self._field("seed#present")
 
@@ -165,27 +176,27 @@ class RequestRecord(_Record):
         return encode_body(value, capacity=self._body_capacity, what=what, setting="request_body")
 
     def command(self, seq: int) -> Command:
-        """Return the command of the request that must carry ``seq``.
+        """Return the command of the request that must carry ``seq``; ``read`` gets the rest of it.
 
         Raises:
             RemoteProtocolError: another seq or session, or no command.
         """
-        number, status, _ = self._open(seq)
+        number, status, self._size = self._open(seq)
         if status != STATUS_OK:
             raise RemoteProtocolError(f"the request's status is {status}, expected 0")
         if number not in tuple(Command) or number == Command.READY:
             raise RemoteProtocolError(f"the request's command is {number}, which is none")
         return Command(number)
 
-    def read(self, seq: int, command: Command, *, copy: bool = True) -> Request:
-        """Return the request; ``copy=False`` gives views that die with the hand-over.
+    def read(self, command: Command, *, copy: bool = True) -> Request:
+        """Return the request that ``command`` opened; ``copy=False`` gives views for this turn.
 
         Raises:
             RemoteProtocolError: the peer's bytes are no such request.
         """
         if command is Command.STEP:
             return Request(command, action=self._action.read(copy=copy))
-        size = self._open(seq)[2]
+        size = self._size
         if command is Command.RESET:
             seed = int(self._seed[()]) if self._seeded[()] else None
             options = self._map_body(size, "options") if size else None
@@ -201,9 +212,11 @@ class RequestRecord(_Record):
 class ReplyRecord(_Record):
     """The environment writes it, the agent reads it."""
 
-    def __init__(self, schema: Schema, layout: Layout, data: memoryview) -> None:
-        """Compile over the mapped data file."""
-        super().__init__(RecordKind.REPLY, schema, layout, data)
+    def __init__(
+        self, schema: Schema, layout: Layout, data: memoryview, session: int | None = None
+    ) -> None:
+        """Compile over the mapped data file; ``session`` left out is the one that stands there."""
+        super().__init__(RecordKind.REPLY, schema, layout, data, session)
         group = schema.groups[0]
         self._observation = compile_codec(group.observation, "observation", self._field)
         self._reward = self._field("reward")
@@ -366,11 +379,11 @@ class ReplyRecord(_Record):
         return size
 
     def _remote_error(self, fields: dict[Any, Any]) -> RemoteError:
-        return RemoteError(
-            str(fields.get("type", "Exception")),
-            str(fields.get("message", "")),
-            str(fields.get("traceback", "")),
-        )
+        found = {key: fields.get(key) for key in ("type", "message", "traceback")}
+        # Only text is shown: of another value the text may be endless, or raise.
+        texts = {key: value for key, value in found.items() if isinstance(value, str)}
+        type_, message = texts.get("type", "Exception"), texts.get("message", "")
+        return RemoteError(type_, message, texts.get("traceback", ""))
 
     def read_reset(self, size: int, *, copy: bool = True) -> tuple[Any, dict[str, Any]]:
         """Return (observation, info) of an opened reply."""
@@ -393,7 +406,8 @@ class ReplyRecord(_Record):
         if self._frame is not None and self._frame_shape is not None:
             shape = tuple(int(n) for n in self._frame_shape)
             count = shape[0] * shape[1] * shape[2]
-            if count > self._frame.size:
+            # With a dimension of 0 the others do not count, and NumPy would multiply them.
+            if max(count, *shape) > self._frame.size:
                 raise RemoteProtocolError(f"frame of shape {shape} is larger than its field")
             if any(shape):
                 image = self._frame[:count].reshape(shape)

@@ -10,16 +10,15 @@ from typing import TYPE_CHECKING, Any
 
 from rlay.errors import LayoutError, SchemaError
 from rlay.protocol import constants as c
-from rlay.protocol.constants import RecordKind
+from rlay.protocol.constants import MAX_RECORD, MAX_SCHEMA_DEPTH, RecordKind
+from rlay.protocol.descriptions import Description, refuse_unknown
 from rlay.protocol.layout import Field, Layout, place
 from rlay.protocol.leaves import leaves
 from rlay.protocol.spaces import (
     Capacities,
-    Description,
+    check_space,
     describe,
     describe_info,
-    refuse_unknown,
-    space_from,
     unused_capacities,
 )
 
@@ -98,9 +97,12 @@ class Schema:
         Raises:
             LayoutError: it does not fit the control file, or the metadata is no JSON.
         """
+        schema = self.to_dict()
+        if nesting := _too_deep(schema):
+            raise LayoutError(f"schema: {nesting}")
         try:
             data = json.dumps(
-                self.to_dict(),
+                schema,
                 ensure_ascii=False,
                 sort_keys=True,
                 separators=(",", ":"),
@@ -270,12 +272,15 @@ def _group_from(d: Any, location: str) -> Group:
     if not 0 <= values["lanes"] < 1 << 32:
         raise SchemaError(f"{location}/lanes", f"{values['lanes']} is not a count")
     refuse_unknown(d, {*_CHECKS, "action", "observation", "info"}, location)
+    size = 0
     for key in ("action", "observation"):
         values[key] = _member(d, key, location)
-        space_from(values[key], f"{location}/{key}")
+        size += check_space(values[key], f"{location}/{key}")
     values["info"] = _require(_member(d, "info", location), f"{location}/info", dict)
     for key, description in values["info"].items():
-        space_from(description, f"{location}/info/{key}")
+        size += check_space(description, f"{location}/info/{key}")
+    if size > MAX_RECORD:
+        raise SchemaError(location, f"its spaces take {size} bytes, at most {MAX_RECORD} fit")
     return Group(**values)
 
 
@@ -294,6 +299,26 @@ def _env_from(d: Any) -> EnvFacts:
     )
 
 
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Refuse an object that says two things under one key: which one holds is anybody's guess."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        keys = [key for key, _ in pairs]
+        twice = next(key for key in keys if keys.count(key) > 1)
+        raise ValueError(f"key {twice!r:.80} stands twice in one object")
+    return found
+
+
+def _too_deep(value: Any, depth: int = 1) -> str | None:
+    """Return what is wrong with how deep a JSON value nests, or None."""
+    if not isinstance(value, Mapping | list | tuple):
+        return None
+    if depth > MAX_SCHEMA_DEPTH:
+        return f"nested deeper than {MAX_SCHEMA_DEPTH} levels; flatten the spaces or the metadata"
+    items = value.values() if isinstance(value, Mapping) else value
+    return next((found for item in items if (found := _too_deep(item, depth + 1))), None)
+
+
 def read_schema(data: bytes) -> Schema:
     """Parse and check the peer's schema, from a private copy.
 
@@ -301,10 +326,15 @@ def read_schema(data: bytes) -> Schema:
         SchemaError: names the place and what is wrong there.
     """
     try:
-        d = json.loads(data.decode())
+        d = json.loads(data.decode(), object_pairs_hook=_object)
+    except (ValueError, RecursionError) as error:
+        raise SchemaError("", f"not JSON: {error}") from None
+    if nesting := _too_deep(d):
+        raise SchemaError("", nesting)
+    try:
         # Python's parser lets through what no JSON may hold: NaN, infinities, lone surrogates.
         json.dumps(d, ensure_ascii=False, allow_nan=False).encode()
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise SchemaError("", f"not JSON: {error}") from None
     if (version := _require(_member(d, "schema", ""), "schema", int)) != _SCHEMA_VERSION:
         raise SchemaError("schema", f"version {version!r}, expected {_SCHEMA_VERSION}")
@@ -314,12 +344,8 @@ def read_schema(data: bytes) -> Schema:
     body = _require(_member(d, "body", ""), "body", dict)
     refuse_unknown(d, ("schema", "groups", "body", "env", "frame"), "")
     refuse_unknown(body, ("request", "reply"), "body")
-    try:
-        parsed = tuple(_group_from(g, f"groups/{i}") for i, g in enumerate(groups))
-    except RecursionError:
-        raise SchemaError("groups", "spaces nest too deeply") from None
     return Schema(
-        groups=parsed,
+        groups=tuple(_group_from(g, f"groups/{i}") for i, g in enumerate(groups)),
         env=_env_from(_member(d, "env", "")),
         request_body=_size(_member(body, "request", "body"), "body/request"),
         reply_body=_size(_member(body, "reply", "body"), "body/reply"),

@@ -13,9 +13,10 @@ The peer then sees the standard space, and values are written as its values.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import math
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -23,14 +24,10 @@ from gymnasium import spaces
 
 from rlay.errors import LayoutError, SchemaError, UnsupportedSpaceError
 from rlay.protocol.constants import DTYPE_CODES
+from rlay.protocol.descriptions import Description, check_description
 
-Description = dict[str, Any]
 #: Path of a Sequence to its capacity, of a Graph to (nodes, edges).
 Capacities = Mapping[str, int | tuple[int, int]]
-
-
-#: A larger space in a schema is a mistake or an attack, and is not allocated.
-_MAX_ELEMENTS = 1 << 30
 
 
 def escape(key: str) -> str:
@@ -195,12 +192,16 @@ def describe_info(key: str, declared: Any, capacities: Capacities) -> Descriptio
     path = f"info.{key}"
     if isinstance(declared, spaces.Space):
         return describe(declared, path, capacities)
-    try:
-        dtype = np.dtype(declared)
-    except TypeError:
-        dtype = np.dtype(object)
+    dtype = np.dtype(object)
+    # NumPy would take anything with a dtype for one, and None for float64.
+    if isinstance(declared, str | type | np.dtype):
+        with contextlib.suppress(TypeError, ValueError):
+            dtype = np.dtype(declared)
     if dtype.name not in DTYPE_CODES:
-        raise LayoutError(f"{path}: {declared!r} is neither a Space nor one of {[*DTYPE_CODES]}")
+        raise LayoutError(
+            f"{path}: {declared!r:.80} is neither a Space nor one of {[*DTYPE_CODES]}; "
+            f"write info_fields={{{key!r}: 'float64'}} for a number"
+        )
     return {"type": "Box", "dtype": dtype.name, "shape": [], "low": "-inf", "high": "inf"}
 
 
@@ -243,21 +244,8 @@ def _bounds(d: Description, name: str, shape: tuple[int, ...], dtype: np.dtype[A
     return np.array(bounds, dtype=dtype).reshape(shape), finite
 
 
-def _count(value: object, location: str) -> int:
-    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < 1 << 32:
-        raise SchemaError(location, f"{value!r} is not a count")
-    return value
-
-
-def _shape(d: Description, location: str) -> tuple[int, ...]:
-    shape = tuple(_count(n, f"{location}/shape") for n in d["shape"])
-    if math.prod(shape) > _MAX_ELEMENTS:
-        raise SchemaError(f"{location}/shape", f"{shape} has more than {_MAX_ELEMENTS} elements")
-    return shape
-
-
-def _box(d: Description, location: str) -> spaces.Space[Any]:
-    dtype, shape = np.dtype(d["dtype"]), _shape(d, location)
+def _box(d: Description) -> spaces.Space[Any]:
+    dtype, shape = np.dtype(d["dtype"]), tuple(d["shape"])
     low, below = _bounds(d, "low", shape, dtype)
     high, above = _bounds(d, "high", shape, dtype)
     box = spaces.Box(low, high, shape, dtype.type)
@@ -266,13 +254,13 @@ def _box(d: Description, location: str) -> spaces.Space[Any]:
     return box
 
 
-def _multi_binary(d: Description, location: str) -> spaces.Space[Any]:
-    shape = _shape(d, location)
+def _multi_binary(d: Description) -> spaces.Space[Any]:
+    shape = tuple(d["shape"])
     # Gymnasium takes MultiBinary(5) and MultiBinary((5,)) for different spaces; 5 is the usual one.
     return spaces.MultiBinary(shape[0] if len(shape) == 1 else shape)
 
 
-def _discrete(d: Description, location: str) -> spaces.Space[Any]:
+def _discrete(d: Description) -> spaces.Space[Any]:
     # Older versions of Gymnasium know no other dtype, and no argument for it.
     dtype: dict[str, Any] = {}
     if d["dtype"] != "int64":
@@ -281,91 +269,41 @@ def _discrete(d: Description, location: str) -> spaces.Space[Any]:
     return discrete
 
 
-def _multi_discrete(d: Description, location: str) -> spaces.Space[Any]:
-    shape = _shape(d, location)
-    for name in ("nvec", "start"):
-        for i, n in enumerate(d[name]):
-            if type(n) is not int:
-                raise SchemaError(f"{location}/{name}/{i}", f"{n!r:.80} is not an integer")
-    nvec = np.array(d["nvec"], dtype=np.int64).reshape(shape)
-    start = np.array(d["start"], dtype=np.int64).reshape(shape)
+def _multi_discrete(d: Description) -> spaces.Space[Any]:
+    nvec, start = (np.array(d[key], np.int64).reshape(d["shape"]) for key in ("nvec", "start"))
     return spaces.MultiDiscrete(nvec, dtype=np.dtype(d["dtype"]).type, start=start)
 
 
-def _text(d: Description, location: str) -> spaces.Space[Any]:
-    if not isinstance(d["charset"], str):
-        raise SchemaError(f"{location}/charset", f"{d['charset']!r:.80} is not a string")
+def _text(d: Description) -> spaces.Space[Any]:
     return spaces.Text(d["max_length"], min_length=d["min_length"], charset=d["charset"])
 
 
-def _inner(items: Sequence[Any], location: str) -> list[spaces.Space[Any]]:
-    return [space_from(item, f"{location}/spaces/{i}") for i, item in enumerate(items)]
-
-
-def _dict(d: Description, location: str) -> spaces.Space[Any]:
-    keys = [key for key, _ in d["spaces"]]
-    for i, key in enumerate(keys):
-        if not isinstance(key, str):
-            raise SchemaError(f"{location}/spaces/{i}", f"key {key!r:.80} is not a string")
-    inner = _inner([item for _, item in d["spaces"]], location)
-    return spaces.Dict(list(zip(keys, inner, strict=True)))
-
-
-def _sequence(d: Description, location: str) -> spaces.Space[Any]:
-    _count(d["capacity"], f"{location}/capacity")
-    return spaces.Sequence(space_from(d["space"], f"{location}/space"), stack=bool(d["stack"]))
-
-
-def _graph(d: Description, location: str) -> spaces.Space[Any]:
-    for name in ("nodes", "edges"):
-        _count(d[name], f"{location}/{name}")
-    node = space_from(d["node"], f"{location}/node")
-    edge = None if d["edge"] is None else space_from(d["edge"], f"{location}/edge")
-    for name, inner in (("node", node), ("edge", edge)):
-        if inner is not None and not isinstance(inner, spaces.Box | spaces.Discrete):
-            raise SchemaError(f"{location}/{name}", "a Graph holds Box or Discrete")
+def _graph(d: Description) -> spaces.Space[Any]:
+    edge = None if d["edge"] is None else _build(d["edge"])
+    node: Any = _build(d["node"])
     return spaces.Graph(node, edge)
 
 
-_BUILDERS: dict[str, Callable[[Description, str], spaces.Space[Any]]] = {
+def _all(d: Description) -> list[spaces.Space[Any]]:
+    return [_build(inner) for inner in d["spaces"]]
+
+
+_BUILDERS: dict[str, Callable[[Description], spaces.Space[Any]]] = {
     "Box": _box,
     "Discrete": _discrete,
     "MultiDiscrete": _multi_discrete,
     "MultiBinary": _multi_binary,
     "Text": _text,
-    "Dict": _dict,
-    "Tuple": lambda d, at: spaces.Tuple(_inner(d["spaces"], at)),
-    "OneOf": lambda d, at: spaces.OneOf(_inner(d["spaces"], at)),
-    "Sequence": _sequence,
+    "Dict": lambda d: spaces.Dict([(key, _build(inner)) for key, inner in d["spaces"]]),
+    "Tuple": lambda d: spaces.Tuple(_all(d)),
+    "OneOf": lambda d: spaces.OneOf(_all(d)),
+    "Sequence": lambda d: spaces.Sequence(_build(d["space"]), stack=d["stack"]),
     "Graph": _graph,
 }
 
 
-_KEYS: dict[str, frozenset[str]] = {
-    kind: frozenset({"type", *keys.split()})
-    for kind, keys in {
-        "Box": "dtype shape low high",
-        "Discrete": "dtype n start",
-        "MultiDiscrete": "dtype shape nvec start",
-        "MultiBinary": "shape",
-        "Text": "charset min_length max_length",
-        "Dict": "spaces",
-        "Tuple": "spaces",
-        "OneOf": "spaces",
-        "Sequence": "space stack capacity",
-        "Graph": "node edge nodes edges",
-    }.items()
-}
-
-
-def refuse_unknown(found: Mapping[str, Any], known: Collection[str], location: str) -> None:
-    """Refuse keys of a later version: what they mean cannot be guessed (PROTOCOL.md §20).
-
-    Raises:
-        SchemaError: names the first one.
-    """
-    if unknown := sorted(found.keys() - known):
-        raise SchemaError(f"{location}/{unknown[0]}".lstrip("/"), "unknown key")
+def _build(description: Description) -> spaces.Space[Any]:
+    return _BUILDERS[description["type"]](description)
 
 
 def space_from(description: Any, location: str) -> spaces.Space[Any]:
@@ -378,22 +316,51 @@ def space_from(description: Any, location: str) -> spaces.Space[Any]:
     Raises:
         SchemaError: it is no description of a space.
     """
-    kind = description.get("type") if isinstance(description, dict) else None
-    if not isinstance(kind, str) or kind not in _BUILDERS:
-        raise SchemaError(location, f"{kind!r} is no space type of {sorted(_BUILDERS)}")
-    refuse_unknown(description, _KEYS[kind], location)
-    if kind not in ("Dict", "Tuple", "OneOf", "Text", "Sequence", "Graph", "MultiBinary"):
-        dtype = description.get("dtype")
-        if not isinstance(dtype, str) or dtype not in DTYPE_CODES:
-            raise SchemaError(f"{location}/dtype", f"{dtype!r} is no dtype of the wire")
+    check_description(description, location)
+    return _judged(description, location)
+
+
+def check_space(description: Any, location: str) -> int:
+    """Check all that ``space_from`` checks, in memory that does not depend on the space's size.
+
+    Returns:
+        The bytes that building the space takes memory for.
+
+    Raises:
+        SchemaError: it is no description of a space.
+    """
+    size = check_description(description, location)
+    _judged(_small(description), location)
+    return size
+
+
+def _judged(description: Description, location: str) -> spaces.Space[Any]:
     try:
-        return _BUILDERS[kind](description, location)
-    except LayoutError:
-        raise
+        return _build(description)
     except Exception as error:
         # Gymnasium validates with many exception types; whichever it is, the schema is at fault.
-        problem = f"no valid {kind}: {type(error).__name__}: {error}"
+        problem = f"no valid {description['type']}: {type(error).__name__}: {error}"
         raise SchemaError(location, problem) from None
+
+
+def _small(d: Description) -> Description:
+    """Return a description that Gymnasium judges alike: one bound goes for any number of elements.
+
+    Where there is a list of bounds, the space is as large as the text that describes it.
+    """
+    kind = d["type"]
+    if kind == "Box":
+        uniform = not isinstance(d["low"], list) and not isinstance(d["high"], list)
+        return {**d, "shape": []} if uniform else d
+    if kind == "Dict":
+        return {**d, "spaces": [[key, _small(inner)] for key, inner in d["spaces"]]}
+    if kind in ("Tuple", "OneOf"):
+        return {**d, "spaces": [_small(inner) for inner in d["spaces"]]}
+    if kind == "Sequence":
+        return {**d, "space": _small(d["space"])}
+    if kind == "Graph":
+        return {**d, "node": _small(d["node"]), "edge": d["edge"] and _small(d["edge"])}
+    return d
 
 
 def capacities_of(description: Description, path: str) -> dict[str, int | tuple[int, int]]:

@@ -412,7 +412,7 @@ def test_records_of_any_bytes(
         offset = start + LAYOUT.find(kind, "body").offset
         data[offset : offset + len(body)] = body
     try:
-        request.read(1, request.command(1))
+        request.read(request.command(1))
     except RemoteProtocolError:
         pass
     for asked in (c.Command.RESET, c.Command.STEP, c.Command.RENDER, c.Command.CALL):

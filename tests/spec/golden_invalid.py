@@ -97,8 +97,14 @@ class Faults:
         source: str = "cartpole_two_steps",
     ) -> None:
         """Bytes of schema or field table, with the fingerprint that goes with them."""
+        changes = self.signed(source, {offset: now})
+        self.add(name, about, *error, source=source, fails_at="env_block", changes=changes)
+
+    def signed(self, source: str, bytes_at: dict[int, bytes]) -> tuple[Change, ...]:
+        """Changes of the control file, and of the fingerprint that goes with them."""
         control = bytearray(self.cases[source].control)
-        control[offset : offset + len(now)] = now
+        for offset, now in bytes_at.items():
+            control[offset : offset + len(now)] = now
         count, size = (
             struct.unpack_from("<I", control, HEADER[f].offset)[0]
             for f in ("field_count", "schema_size")
@@ -106,11 +112,8 @@ class Faults:
         text = bytes(control[c.SCHEMA_OFFSET : c.SCHEMA_OFFSET + size])
         table = bytes(control[c.FIELD_TABLE_OFFSET : c.FIELD_TABLE_OFFSET + count * c.ROW_SIZE])
         print_now = fingerprint(text, table).to_bytes(8, "little")
-        changes = (
-            self.change(source, "control", offset, now),
-            self.change(source, "control", HEADER["fingerprint"].offset, print_now),
-        )
-        self.add(name, about, *error, source=source, fails_at="env_block", changes=changes)
+        bytes_at = {**bytes_at, HEADER["fingerprint"].offset: print_now}
+        return tuple(self.change(source, "control", *where) for where in bytes_at.items())
 
     def schema(self, name: str, about: str, was: str, now: str, **facts: Any) -> None:
         """A text of the same length in the schema."""
@@ -233,6 +236,22 @@ def table_faults(faults: Faults) -> None:
         NAME,
         b"action" + b"x" * 154,
     )
+    faults.add(
+        "record_too_large",
+        "The reply's body makes the record larger than 2^32 bytes.",
+        "LayoutMismatchError",
+        10,
+        source="cartpole_two_steps",
+        fails_at="env_block",
+        changes=faults.signed(
+            "cartpole_two_steps",
+            {
+                c.FIELD_TABLE_OFFSET + 8 * c.ROW_SIZE + STRIDE: u64(2**32 - 32),
+                c.FIELD_TABLE_OFFSET + 8 * c.ROW_SIZE + SHAPE: u32(2**32 - 32),
+                HEADER["reply_size"].offset: u64(2**32 + 4096),
+            },
+        ),
+    )
     add("rows_duplicate_name", "`truncated` is called `terminated`.", 6, NAME, b"terminated")
 
 
@@ -247,6 +266,32 @@ def schema_faults(faults: Faults) -> None:
     add("schema_agents_no_bool", "`agents` is a number.", "false", "1e000")
     add("schema_number_infinite", "reward_threshold is 1e999.", "475.0", "1e999")
     add("schema_lone_surrogate", "The group's name is half a pair.", '"default"', '"\\ud800x"')
+    add("schema_number_nan", "reward_threshold is NaN.", "475.0", "  NaN")
+    add(
+        "schema_key_twice",
+        "`body` holds `reply` twice.",
+        '"request":65536}',
+        '"reply"  :65536}',
+    )
+    add("schema_bound_out_of_range", "A uint8 ends at 2.5.", "255", "2.5", source="dict_image")
+    add(
+        "schema_stack_no_bool",
+        "`stack` is 3.",
+        '"stack":false',
+        '"stack":3    ',
+        source="all_spaces",
+    )
+    tuple_ = '[{"dtype":"int16","n":5,"start":-2,"type":"Discrete"}'
+    rest = ',{"dtype":"int64","nvec":[2,3,4,5],"shape":[2,2],"start":[0,-1,7,0],'
+    rest += '"type":"MultiDiscrete"},{"shape":[2,2],"type":"MultiBinary"}]'
+    text = '""'.ljust(len(tuple_ + rest))
+    add("schema_spaces_no_list", "A Tuple of ``.", tuple_ + rest, text, source="all_spaces")
+    was = '[["half",{"dtype":"float16","high":"inf","low":"-inf","shape":[3],"type":"Box"}],'
+    was += '["single",{"dtype":"float32","high":"inf","low":"-inf","shape":[2,2],"type":"Box"}],'
+    was += '["double",{"dtype":"float64","high":"inf","low":"-inf","shape":[],"type":"Box"}],'
+    was += '["flags",{"dtype":"bool","high":true,"low":false,"shape":[3],"type":"Box"}]'
+    deep = ("[" * 130 + "]" * 130 + ",0").ljust(len(was))
+    add("schema_too_deep", "130 lists in one another.", was, "[" + deep[:-1], source="all_spaces")
     add("schema_bounds_reversed", "The lowest angle is above the highest.", "-0.418", "90.418")
     add(
         "schema_and_table_disagree",
@@ -293,6 +338,8 @@ def record_faults(faults: Faults) -> None:
     frame = u32(9) + u32(9) + u32(3)
     put("frame_shape_beyond_field", "9x9x3.", "reply 3", "frame#shape", frame, "dict_image")
     put("frame_shape_overflows", "Each 2^32 - 1.", "reply 3", "frame#shape", long * 3, "dict_image")
+    frame = u32(0) + u32(2**32 - 1) + u32(2**32 - 1)
+    put("frame_dimension_too_large", "0 high.", "reply 3", "frame#shape", frame, "dict_image")
     for name, about, field, now in (
         ("text_length_beyond_capacity", "25 of 24 bytes.", "mission#length", u32(25)),
         ("text_not_utf8", "The text begins with 0xFF.", "mission", b"\xff"),

@@ -59,7 +59,7 @@ def read_stages(control: bytes, data: list[bytes]) -> Iterator[Stage]:
 
 def read_exchange(seq: int, request: RequestRecord, reply: ReplyRecord) -> Iterator[Stage]:
     command = request.command(seq)
-    asked = dataclasses.asdict(request.read(seq, command))
+    asked = dataclasses.asdict(request.read(command))
     del asked["command"]
     yield f"request {seq}", (command, asked)
     try:
@@ -171,17 +171,17 @@ def test_the_records_of_lanes_read_the_vector_case() -> None:
     schema, layout = dict(read_stages(control, data))["env_block"]
     memory = memoryview(bytearray(data[0]))
     request, reply = compile_records(schema, layout, memory)
-    asked = request.read(1, request.command(1))
+    asked = request.read(request.command(1))
     assert (list(asked.seeds), asked.options) == ([7, None, 2**64 - 1], {"level": 2})
     assert reply.read_reset(reply.open(1, Command.RESET)).infos == {2: {"map": "a"}}
     memory[:] = data[1]
-    assert [int(action) for action in request.read(2, Command.STEP).actions] == [0, 1, 2]
+    assert [int(action) for action in request.read(Command.STEP).actions] == [0, 1, 2]
     found = reply.read_step(reply.open(2, Command.STEP))
     assert found.infos == {0: {"fuel": 0.5}, 1: {"final_info": {"lap": 3, "won": True}}}
     assert {lane: value.tolist() for lane, value in reply.finals().items()} == {1: [0.75, 0.875]}
     assert reply.terminated.tolist() == [0, 1, 0]
     memory[:] = data[2]
-    asked = request.read(3, Command.STEP)
+    asked = request.read(Command.STEP)
     assert (list(asked.lanes), [int(action) for action in asked.actions]) == ([2], [1])
     assert reply.observation.read([0, 1, 2])[2].tolist() == [0.5, 0.625]
     assert reply.observation.read([1])[0].tolist() == [-0.25, -0.375]

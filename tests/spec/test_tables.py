@@ -229,9 +229,13 @@ def test_limits_in_the_text() -> None:
     assert limits is not None
     assert limits[0].startswith(
         f"- Limits: {c.MAX_ROWS} rows, names of {c.MAX_NAME} bytes, {c.MAX_NDIM} dimensions, "
-        "dimensions and lanes below 2^32, a field of at most 2^40 bytes, "
-        "a body or frame of at most 2^30 bytes."
+        "dimensions and lanes below 2^32, a record of at most 2^32 bytes "
+        "(before rounding up to pages), a body or frame of at most 2^30 bytes;"
     )
+    assert c.MAX_RECORD == 1 << 32
+    assert c.MAX_EMPTY_ELEMENTS == 1 << 16
+    assert "2^16 for the product of the capacities of Sequences around one another" in PAGE
+    assert f"Objects and arrays nest at most {c.MAX_SCHEMA_DEPTH} deep." in PAGE
     assert f"`align` = {c.ARRAY_ALIGNMENT} if `size` >= {c.ARRAY_ALIGNMENT}" in PAGE
     assert f"rounded up to a multiple of {c.RECORD_ALIGNMENT}" in PAGE
     assert f"`field_count` <= {c.MAX_ROWS} and `schema_size` <= {c.SCHEMA_CAPACITY}" in PAGE
@@ -439,6 +443,7 @@ def expected_in_c() -> dict[str, int]:
         "RLAY_GROUP_NONE": c.WHOLE_RECORD,
         "RLAY_NDIM_MAX": c.MAX_NDIM,
         "RLAY_BODY_MAX": 1 << 30,
+        "RLAY_RECORD_MAX": c.MAX_RECORD,
     }
 
 

@@ -92,7 +92,7 @@ def test_batches_and_lists_are_two_forms_of_the_same(name: str) -> None:
     batch = batched.sample()
     codec = both.request.actions
     both.request.write_step(1, LaneActions(codec.exact(batch, COUNT)))
-    request = both.request.read(1, Command.STEP)
+    request = both.request.read(both.request.command(1))
     assert isinstance(request, LaneRequest)
     assert request.lanes == ALL
     assert same(list(request.actions), list(iterate(batched, batch)))
@@ -126,7 +126,7 @@ def test_some_lanes(name: str) -> None:
     batched = batch_space(action, COUNT)
     batch = both.request.actions.exact(batched.sample(), COUNT)
     both.request.write_step(1, LaneActions(batch, np.array([2, 0]), np.array([0, 1])))
-    request = both.request.read(1, Command.STEP)
+    request = both.request.read(both.request.command(1))
     assert request.lanes == [0, 1]
     every = list(iterate(batched, batch))
     assert same(list(request.actions), [every[2], every[0]])
@@ -208,7 +208,7 @@ def test_batches_of_another_structure() -> None:
     exact = both.request.actions.exact
     good = {"a": [0, 1, 1], "t": ([1, 0, 1],)}
     both.request.write_step(1, LaneActions(exact(good, 3)))
-    assert both.request.read(1, Command.STEP).actions[1] == {"a": 1, "t": (0,)}
+    assert both.request.read(both.request.command(1)).actions[1] == {"a": 1, "t": (0,)}
     for wrong in ({"a": [0, 1, 1]}, {**good, "b": 1}, {**good, "t": [0, 1, 1]}, [0, 1, 1]):
         with pytest.raises(LayoutError, match="action"):
             exact(wrong, 3)
@@ -221,7 +221,7 @@ def test_batches_of_another_structure() -> None:
 def test_spaces_without_leaves() -> None:
     both = wire(spaces.Dict({}), spaces.Tuple(()))
     both.request.write_step(1, LaneActions(both.request.actions.exact((), 3)))
-    assert both.request.read(1, Command.STEP).actions == [()] * 3
+    assert both.request.read(both.request.command(1)).actions == [()] * 3
     both.reply.observation.write([{}] * 3, ALL)
     assert both.reply.observation.read(ALL) == [{}] * 3
 
@@ -231,12 +231,12 @@ def test_spaces_without_leaves() -> None:
 
 def test_a_reset_has_a_seed_for_each_lane(plain: Wire) -> None:
     plain.request.write_reset(1, LaneSeeds([5, None, 2**64 - 1]), {"a": 1})
-    request = plain.request.read(1, Command.RESET)
+    request = plain.request.read(plain.request.command(1))
     assert (request.lanes, request.seeds) == (ALL, [5, None, 2**64 - 1])
     assert request.options == {"a": 1}
     mask = np.array([False, True, True])
     plain.request.write_reset(1, LaneSeeds([1, 2, None], mask), None)
-    request = plain.request.read(1, Command.RESET)
+    request = plain.request.read(plain.request.command(1))
     assert (request.lanes, request.seeds, request.options) == ([1, 2], [2, None], None)
     for wrong in (-1, 2**64, 1.0, "1"):
         with pytest.raises(LayoutError, match="seed"):
@@ -248,19 +248,19 @@ def test_one_seed_for_all_counts_on(plain: Wire) -> None:
     plain.request.write_reset(1, LaneSeeds([None, 9, None]), None)
     plain.field(RecordKind.REQUEST, "seed")[()] = 2**64 - 1
     plain.field(RecordKind.REQUEST, "seed#present")[()] = 1
-    assert plain.request.read(1, Command.RESET).seeds == [2**64 - 1, 9, 1]
+    assert plain.request.read(plain.request.command(1)).seeds == [2**64 - 1, 9, 1]
 
 
 def test_the_mask_of_every_command(plain: Wire) -> None:
     mask = plain.field(RecordKind.REQUEST, "mask")
     plain.request.write_plain(1, Command.RENDER, 2)
-    assert plain.request.read(1, Command.RENDER).lanes == [2]
+    assert plain.request.read(plain.request.command(1)).lanes == [2]
     plain.request.write_step(2, LaneActions(np.zeros(3, np.int64)))
     assert mask.tolist() == [1, 1, 1]
     mask[:] = [0, 255, 0]
-    assert plain.request.read(2, Command.STEP).lanes == [1]
+    assert plain.request.read(plain.request.command(2)).lanes == [1]
     plain.request.write_call(3, {"op": "call", "name": "n", "args": [], "kwargs": {}})
-    assert plain.request.read(3, Command.CALL).call["name"] == "n"
+    assert plain.request.read(plain.request.command(3)).call["name"] == "n"
 
 
 # ---- replies ---------------------------------------------------------------------------

@@ -102,8 +102,8 @@ def test_every_dtype_travels(dtype: str) -> None:
 
 
 def test_a_table_at_its_limits() -> None:
-    rows = [field("n" * 159), field("d", "uint8", *[1] * 8), field("lanes", lanes=2**32 - 1)]
-    rows += [field("e", "uint8", 0, 2**32 - 1), field("t", "uint8", 2**20, 2**20)]
+    rows = [field("n" * 159), field("d", "uint8", *[1] * 8), field("lanes", lanes=2**31)]
+    rows += [field("e", "uint8", 0, 2**32 - 1), field("t", "uint8", 2**15, 2**15)]
     rows += [field(f"{i}") for i in range(c.MAX_ROWS - len(rows))]
     layout = place(rows)
     assert len(layout.pack_table()) == c.FIELD_TABLE_SIZE
@@ -126,7 +126,8 @@ def test_no_rows_at_all() -> None:
         ([field("a", "uint8", 0, 2**32)], "a: shape .* is too large"),
         ([field("a", lanes=2**32)], "a: shape .* is too large"),
         ([field("a", "float64", 2**38)], "a: shape .* is too large"),
-        ([field("a", "uint8", 2**20, 2**20, lanes=2)], "a: shape .* is too large"),
+        ([field("a", "uint8", 2**16, 2**16, lanes=2)], "a: shape .* is too large"),
+        ([field("a", "uint8", 2**32 - 32), field("b")], "a: the request record would be larger"),
         ([field("a"), field("a", "int8")], "two fields are called 'a'; rename"),
         ([field(f"{i}") for i in range(257)], "make 257 fields and a channel holds 256"),
     ],
@@ -164,8 +165,9 @@ def changed(offset: int, data: bytes) -> bytes:
         (changed(0xB6, b"\x09"), "row 0: 9 dimensions, at most 8"),
         (changed(0x00, b"\xff"), "row 0: the name is not UTF-8"),
         (changed(0x100, b"a"), "field table: two fields are called 'a'"),
-        (changed(0xC0, b"\xff" * 4), "field 'a'"),
-        (changed(0xB0, b"\xff" * 4), "field 'a': offset 32 and stride 16, expected 64"),
+        (changed(0xC0, b"\xff" * 4), "field table: a: shape .* too large"),
+        (changed(0xB0, b"\xff" * 4), "field table: a: shape .* too large"),
+        (changed(0xC0, b"\xe0\xff\xff\x0f"), "field 'a': offset 32 and stride 16, expected 64"),
         (changed(0x00, b"n" * 160), "field table: field name .* more than 159"),
         (changed(0xB6, b"\x08" + bytes(9) + b"\xff" * 32), "field table: a: shape .* too large"),
     ],
