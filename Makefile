@@ -1,7 +1,7 @@
 # From a fresh clone, with python3 (venv and pip), make and a C compiler:
 #   make demo    see it work          make test   run every test
 #   make build   install into .venv   make lint   style and types only
-#   make races, truncation, faults, chaos, soak, model, fuzz-c   the long checks (docs/reliability.md)
+#   make races, truncation, faults, chaos, soak, model, fuzz, mutate   the long checks (docs/reliability.md)
 
 PYTHON ?= python3
 VENV := .venv
@@ -9,7 +9,7 @@ BIN := $(VENV)/bin
 PORT := ports/reference_c
 STAMP := $(VENV)/installed
 
-.PHONY: build port test lint demo races truncation chaos soak faults model fuzz-c clean
+.PHONY: build port test lint demo races truncation chaos soak faults model fuzz fuzz-python fuzz-c mutate clean
 
 build: $(STAMP) port
 
@@ -41,6 +41,17 @@ lint: $(STAMP)
 # Every call to the system fails once with each of its errors; about five minutes.
 faults: build
 	$(BIN)/python -m tests.faults.sweep
+
+# Hostile bytes, for MINUTES: to every parser, guided by coverage; and into the mapped files of
+# pairs that step.
+fuzz: fuzz-python fuzz-c
+
+fuzz-python: build
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[fuzz]'
+	$(BIN)/python -m tests.fuzz.run --minutes $(or $(MINUTES),5)
+
+mutate: build
+	$(BIN)/python -m tests.fuzz.mutate --minutes $(or $(MINUTES),5)
 
 demo: build
 	$(BIN)/rlay demo

@@ -23,7 +23,8 @@ RECORD_ALIGNMENT = 4096
 ARRAY_ALIGNMENT = 64
 #: Bytes of a record, and so of a field, at most.
 MAX_RECORD = 1 << 32
-#: Elements without bytes in the Sequences around one another, at most.
+#: Elements without bytes in the Sequences around one another, at most; and the bytes of an
+#: element in a Sequence or Graph without room for one.
 MAX_EMPTY_ELEMENTS = 1 << 16
 #: Objects and arrays inside one another in a schema, at most.
 MAX_SCHEMA_DEPTH = 128

@@ -8,7 +8,7 @@ from typing import Any
 
 from rlay.errors import SchemaError
 from rlay.protocol.constants import MAX_EMPTY_ELEMENTS, MAX_NDIM
-from rlay.protocol.descriptions import Description
+from rlay.protocol.descriptions import Description, check_description
 from rlay.protocol.spaces import escape
 
 Shape = tuple[int, ...]
@@ -70,6 +70,7 @@ def _one_of(d: Description, path: str, lead: Shape) -> Iterator[Leaf]:
 def _sequence(d: Description, path: str, lead: Shape) -> Iterator[Leaf]:
     yield f"{path}#length", "uint32", lead
     lead = (*lead, d["capacity"])
+    _check_absent(d["space"], path, lead)
     inner = list(leaves(d["space"], f"{path}/*", lead))
     # Elements that take no bytes cost the record nothing, and their reader an object each.
     if math.prod(lead) > MAX_EMPTY_ELEMENTS and not any(math.prod(shape) for _, _, shape in inner):
@@ -79,11 +80,21 @@ def _sequence(d: Description, path: str, lead: Shape) -> Iterator[Leaf]:
     yield from inner
 
 
+def _check_absent(d: Description, path: str, lead: Shape) -> None:
+    """Refuse a large space of which the record holds no value: it would be built all the same."""
+    if math.prod(lead) == 0 and (size := check_description(d, path)) > MAX_EMPTY_ELEMENTS:
+        raise SchemaError(
+            path, f"capacity 0 for elements of {size} bytes, at most {MAX_EMPTY_ELEMENTS}"
+        )
+
+
 def _graph(d: Description, path: str, lead: Shape) -> Iterator[Leaf]:
     yield f"{path}#nodes", "uint32", lead
     yield f"{path}#edges", "uint32", lead
+    _check_absent(d["node"], path, (*lead, d["nodes"]))
     yield from leaves(d["node"], f"{path}/nodes", (*lead, d["nodes"]))
     if d["edge"] is not None:
+        _check_absent(d["edge"], path, (*lead, d["edges"]))
         yield from leaves(d["edge"], f"{path}/edges", (*lead, d["edges"]))
     yield f"{path}/edge_links", "int64", (*lead, d["edges"], 2)
 

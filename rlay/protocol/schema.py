@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from rlay.errors import LayoutError, SchemaError
 from rlay.protocol import constants as c
-from rlay.protocol.constants import MAX_RECORD, MAX_SCHEMA_DEPTH, RecordKind
+from rlay.protocol.constants import MAX_SCHEMA_DEPTH, RecordKind
 from rlay.protocol.descriptions import Description, refuse_unknown
 from rlay.protocol.layout import Field, Layout, place
 from rlay.protocol.leaves import leaves
@@ -272,15 +272,12 @@ def _group_from(d: Any, location: str) -> Group:
     if not 0 <= values["lanes"] < 1 << 32:
         raise SchemaError(f"{location}/lanes", f"{values['lanes']} is not a count")
     refuse_unknown(d, {*_CHECKS, "action", "observation", "info"}, location)
-    size = 0
     for key in ("action", "observation"):
         values[key] = _member(d, key, location)
-        size += check_space(values[key], f"{location}/{key}")
+        check_space(values[key], f"{location}/{key}")
     values["info"] = _require(_member(d, "info", location), f"{location}/info", dict)
     for key, description in values["info"].items():
-        size += check_space(description, f"{location}/info/{key}")
-    if size > MAX_RECORD:
-        raise SchemaError(location, f"its spaces take {size} bytes, at most {MAX_RECORD} fit")
+        check_space(description, f"{location}/info/{key}")
     return Group(**values)
 
 

@@ -320,18 +320,14 @@ def space_from(description: Any, location: str) -> spaces.Space[Any]:
     return _judged(description, location)
 
 
-def check_space(description: Any, location: str) -> int:
+def check_space(description: Any, location: str) -> None:
     """Check all that ``space_from`` checks, in memory that does not depend on the space's size.
-
-    Returns:
-        The bytes that building the space takes memory for.
 
     Raises:
         SchemaError: it is no description of a space.
     """
-    size = check_description(description, location)
+    check_description(description, location)
     _judged(_small(description), location)
-    return size
 
 
 def _judged(description: Description, location: str) -> spaces.Space[Any]:

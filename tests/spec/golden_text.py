@@ -9,6 +9,8 @@ import numpy as np
 from gymnasium import spaces
 
 BYTES_PER_LINE = 16
+#: Larger than any golden file.
+_LARGEST = 1 << 24
 
 
 def to_hex(data: bytes) -> str:
@@ -22,13 +24,22 @@ def to_hex(data: bytes) -> str:
 
 
 def from_hex(text: str) -> bytes:
-    """Return the binary file that a text stands for."""
+    """Return the binary file that a text stands for.
+
+    Raises:
+        ValueError: it is no such text.
+    """
     first, *lines = text.splitlines()
-    data = bytearray(int(first.removeprefix("size ")))
+    size = int(first.removeprefix("size "))
+    if not 0 <= size <= _LARGEST:
+        raise ValueError(f"a golden file of {size} bytes, at most {_LARGEST}")
+    data = bytearray(size)
     for line in lines:
-        offset, _, part = line.partition(": ")
-        start = int(offset, 16)
-        data[start : start + len(bytes.fromhex(part))] = bytes.fromhex(part)
+        offset, _, digits = line.partition(": ")
+        start, part = int(offset, 16), bytes.fromhex(digits)
+        if not 0 <= start <= size - len(part):
+            raise ValueError(f"{len(part)} bytes at {start} of {size}")
+        data[start : start + len(part)] = part
     return bytes(data)
 
 
