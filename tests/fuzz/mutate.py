@@ -61,10 +61,13 @@ def strike_pair(
         BrokenPromiseError: nothing was mapped for long, or one does not end.
     """
     chance = random.Random(seed)
-    mutators = [Mutator(victim.pid, root, seed + i) for i, victim in enumerate(victims)]
+    mutators: list[Mutator] = []
     made, end = 0, time.monotonic() + _WATCHDOG
     try:
-        while made < strikes and all(victim.poll() is None for victim in victims):
+        with contextlib.suppress(OSError):  # one has ended: then there is nothing to strike
+            for number, victim in enumerate(victims):
+                mutators.append(Mutator(victim.pid, root, seed + number))
+        while mutators and made < strikes and all(victim.poll() is None for victim in victims):
             if time.monotonic() > end:
                 raise BrokenPromiseError(f"nothing to change was mapped for {_WATCHDOG:g} s")
             with contextlib.suppress(FileNotFoundError, ProcessLookupError):

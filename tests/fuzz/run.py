@@ -2,7 +2,8 @@
 
 Every target runs in a process of its own, since a run of atheris ends its process. Inputs
 begin with the golden files; a part of the mutations knows their structure, the rest is
-libFuzzer's, guided by the lines of rlay that an input reaches.
+libFuzzer's, guided by the lines of rlay that an input reaches. The input of a finding is
+kept as ``finding-TARGET-...``; ``--again TARGET FILE`` runs it once more.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).parents[2]
 NO_ATHERIS = (
@@ -32,6 +34,7 @@ EXPECTED = 100_000
 #: What a target may take on top of what it has at the start.
 _ADDRESS_SPACE = 1 << 30
 _LONGEST_INPUT = 1 << 16
+BROKEN = "broken"
 
 
 @contextlib.contextmanager
@@ -48,13 +51,23 @@ def _address_space() -> int:
     return int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
 
 
+def _broken(contract: Any) -> Any:
+    """Return a target that breaks its promise: the negative control of this runner."""
+
+    def parse(data: bytes) -> None:
+        if data[:1] == b"x":
+            raise IndexError("a length is not checked")
+
+    return contract.Target(BROKEN, parse, (), lambda: [b"y"], lambda data, _: b"x" + data)
+
+
 def fuzz_one(name: str, corpus: str, seconds: int) -> None:
     """Be the process of one target; ends with the process."""
     atheris = importlib.import_module("atheris")
     with atheris.instrument_imports(include=["rlay"]):
         targets = importlib.import_module("tests.fuzz.targets")
     contract = importlib.import_module("tests.fuzz.contract")
-    target = targets.TARGETS[name]
+    target = {**targets.TARGETS, BROKEN: _broken(contract)}[name]
     for number, seed in enumerate(target.seeds()):
         (Path(corpus) / f"seed{number}").write_bytes(seed[:_LONGEST_INPUT])
 
@@ -63,11 +76,12 @@ def fuzz_one(name: str, corpus: str, seconds: int) -> None:
             return target.mutate(data, random.Random(seed))[:most]
         return atheris.Mutate(data, most)
 
+    kept = corpus if name == BROKEN else ROOT
     if sys.platform == "linux":
         limit = _address_space() + _ADDRESS_SPACE
         resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
     arguments = [f"-max_total_time={seconds}", f"-max_len={_LONGEST_INPUT}", "-timeout=60"]
-    arguments += ["-rss_limit_mb=0", f"-artifact_prefix={ROOT}/finding-{name}-", "-verbosity=0"]
+    arguments += ["-rss_limit_mb=0", f"-artifact_prefix={kept}/finding-{name}-", "-verbosity=0"]
     atheris.Setup(
         [sys.argv[0], *arguments, "-print_final_stats=1", corpus],
         lambda data: contract.check(target, data, trace=False),
@@ -76,9 +90,20 @@ def fuzz_one(name: str, corpus: str, seconds: int) -> None:
     atheris.Fuzz()
 
 
+def again(name: str, path: str) -> int:
+    """Run a target on the input of a finding."""
+    targets = importlib.import_module("tests.fuzz.targets")
+    contract = importlib.import_module("tests.fuzz.contract")
+    with _channel_root() as environment:
+        os.environ["RLAY_DIR"] = environment["RLAY_DIR"]
+        value = contract.check(targets.TARGETS[name], Path(path).read_bytes())
+    print("a value" if value else "a declared error")
+    return 0
+
+
 def run(names: list[str], minutes: float) -> int:
     """Run the targets one after another; return the exit status, 1 for a finding."""
-    seconds, total, failed = max(1, round(minutes * 60 / len(names))), 0, []
+    seconds, total, failed = max(1, round(minutes * 60 / len(names))), 0, list[str]()
     for name in names:
         with _channel_root() as environment, tempfile.TemporaryDirectory() as corpus:
             command = [sys.executable, "-m", "tests.fuzz.run", "--one", name, corpus, str(seconds)]
@@ -92,7 +117,8 @@ def run(names: list[str], minutes: float) -> int:
         print(f"{name:12} {count:9,} executions, {kept} inputs kept", flush=True)
         if done.returncode:
             failed.append(name)
-            print(done.stderr[-6000:], flush=True)
+            lines = [x for x in done.stderr.splitlines() if not x.startswith(("INFO:", "WARN"))]
+            print("\n".join(lines[-40:]), flush=True)
     print(f"{'all':12} {total:9,} executions, findings in: {', '.join(failed) or 'none'}")
     enough = total >= EXPECTED * min(1.0, minutes / 5)
     if not enough:
@@ -102,6 +128,8 @@ def run(names: list[str], minutes: float) -> int:
 
 def main() -> int:
     """Parse the arguments."""
+    if sys.argv[1:2] == ["--again"]:
+        return again(*sys.argv[2:])
     if sys.argv[1:2] == ["--one"]:
         name, corpus, seconds = sys.argv[2:]
         fuzz_one(name, corpus, int(seconds))

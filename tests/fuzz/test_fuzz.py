@@ -5,6 +5,7 @@ The guided fuzzer (``make fuzz-python``) runs the same targets for as long as on
 
 from __future__ import annotations
 
+import importlib.util
 import random
 import time
 from collections.abc import Callable
@@ -19,7 +20,7 @@ from rlay.protocol import body, codecs, schema
 from rlay.protocol.constants import Role
 from rlay.protocol.header import Hello
 from rlay.protocol.spaces import space_from
-from tests.fuzz import bodies, contract, headers
+from tests.fuzz import bodies, contract, headers, run
 from tests.fuzz.contract import FindingError, check
 from tests.fuzz.mutations import mutate_bytes
 from tests.fuzz.targets import TARGETS
@@ -143,3 +144,19 @@ def test_mutations_repeat(mutate: Callable[[bytes, random.Random], bytes]) -> No
     made = [mutate(data, random.Random(seed)) for seed in range(20)]
     assert made == [mutate(data, random.Random(seed)) for seed in range(20)]
     assert any(changed != data for changed in made)
+
+
+def test_without_atheris_the_runner_says_what_to_do(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(run.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr("sys.argv", ["run"])
+    assert run.main() == 2
+    assert "pip install atheris" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(importlib.util.find_spec("atheris") is None, reason="needs atheris")
+def test_the_runner_reports_a_finding(capfd: pytest.CaptureFixture[str]) -> None:
+    """The negative control of ``make fuzz-python``: a target that breaks its promise."""
+    assert run.run(["broken"], 0.1) == 1
+    assert "findings in: broken" in capfd.readouterr().out

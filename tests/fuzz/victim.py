@@ -13,7 +13,6 @@ import contextlib
 import faulthandler
 import json
 import logging
-import resource
 import select
 import signal
 import sys
@@ -30,6 +29,7 @@ import rlay
 from rlay.channel.wait import Deadline
 from rlay.errors import RlayError
 from rlay.protocol import records
+from tests.fuzz.contract import largest_size
 
 #: Seconds a call may wait. Attaching to a channel that is wrecked again and again takes all.
 TIMEOUT = 0.25
@@ -120,7 +120,7 @@ class Judge:
         self.counts[outcome] += 1
         if timed and took > TIMEOUT + self._slack:
             raise BrokenPromiseError(f"{what} took {took:.1f} s of {TIMEOUT:g} s")
-        size = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10
+        size = largest_size()
         self._size = self._size or size
         if size > self._size + GROWTH:
             raise BrokenPromiseError(f"{what} made the process grow to {size} bytes")
