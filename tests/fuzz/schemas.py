@@ -81,7 +81,7 @@ def _nested(depth: int) -> object:
     return value
 
 
-BIG = {"type": "Box", "dtype": "float64", "shape": [1 << 23], "low": 0, "high": 1}
+BIG = {"type": "Box", "dtype": "float64", "shape": [1 << 22], "low": 0, "high": 1}
 NOTHING = {"type": "Sequence", "space": {"type": "Tuple", "spaces": []}, "stack": False}
 
 

@@ -15,6 +15,8 @@ pytestmark = [
     pytest.mark.skipif(sys.platform != "linux", reason="needs /proc/PID/mem"),
     # A pair whose files are wrecked may end without finding what it should remove.
     pytest.mark.leaves_files,
+    # Two new processes, and what strike_pair gives them to end.
+    pytest.mark.timeout(300),
 ]
 
 
