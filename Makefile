@@ -1,7 +1,7 @@
 # From a fresh clone, with python3 (venv and pip), make and a C compiler:
 #   make demo    see it work          make test   run every test
 #   make build   install into .venv   make lint   style and types only
-#   make races, truncation, faults, chaos, soak, model, fuzz, mutate   the long checks (docs/reliability.md)
+#   make sweep, races, truncation, faults, chaos, soak, model, fuzz, mutate   the long checks (docs/reliability.md)
 
 PYTHON ?= python3
 VENV := .venv
@@ -9,7 +9,7 @@ BIN := $(VENV)/bin
 PORT := ports/reference_c
 STAMP := $(VENV)/installed
 
-.PHONY: build port test lint demo races truncation chaos soak faults model fuzz fuzz-python fuzz-c mutate clean
+.PHONY: build port test lint demo sweep races truncation chaos soak faults model fuzz fuzz-python fuzz-c mutate clean
 
 build: $(STAMP) port
 
@@ -71,6 +71,11 @@ model:
 # Needs clang and its runtime; the target says which packages.
 fuzz-c:
 	$(MAKE) --no-print-directory -C $(PORT) fuzz MINUTES=$(or $(MINUTES),5)
+
+# First the deliberate faults, each of which must be reported; then every point.
+sweep: build
+	$(BIN)/python -m tests.sweep --controls
+	$(BIN)/python -m tests.sweep
 
 clean:
 	-$(MAKE) --no-print-directory -C $(PORT) clean
