@@ -123,7 +123,14 @@ class MemClient:
     def open_session(self, timeout: float | None) -> Session:
         """Do what ``attach`` does, for a face that holds the guard."""
         if self._session and not self._session.ended:
-            raise LocalProtocolError("the last session is not over")
+            if self._session.begun:
+                raise LocalProtocolError("the last session is not over")
+            # Ctrl-C came between its making and the caller's hands.
+            return self._session
+        if self._channel:
+            # Ctrl-C came in a handshake or in an ending.
+            self._channel.say_bye(Bye.CLOSED)
+            self._session_over()
         deadline, pause = Deadline(timeout), _FIRST_PAUSE
         while True:
             if self._starting:
@@ -223,18 +230,11 @@ class MemClient:
         self._hello.write(channel.mapping.memory, Side.CLIENT)
         if self._schema and self._layout:
             write_env_block(channel.mapping.memory, self._schema, self._layout)
-        channel.hand_over()
+        data: files.Mapping | None = None
         try:
+            channel.hand_over()
             channel.await_turn(deadline, "welcome from the server", "GREETED")
             data = self._welcomed(channel, layout, agreed)
-        except PeerError:
-            channel.say_bye(Bye.CLOSED)
-            why = "the server died or left during the handshake"
-            raise _NotYetError(lambda: self._not_found(why)) from None
-        except BaseException as error:
-            channel.say_bye(Bye.FAILED if isinstance(error, ChannelFormatError) else Bye.CLOSED)
-            raise
-        try:
             session = Session(
                 channel,
                 data,
@@ -246,9 +246,14 @@ class MemClient:
             )
             if self.role is Role.ENV:
                 channel.hand_over()
-        except BaseException:
+        except PeerError:
             channel.say_bye(Bye.CLOSED)
-            data.close()
+            why = "the server died or left during the handshake"
+            raise _NotYetError(lambda: self._not_found(why)) from None
+        except BaseException as error:
+            if data:
+                data.close()
+            channel.say_bye(Bye.FAILED if isinstance(error, ChannelFormatError) else Bye.CLOSED)
             raise
         self._channel = channel
         return session

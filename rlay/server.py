@@ -16,6 +16,7 @@ from rlay.errors import (
     ChannelError,
     ChannelTimeoutError,
     LocalProtocolError,
+    PeerError,
     RemoteProtocolError,
     RlayError,
 )
@@ -91,6 +92,7 @@ class MemServer:
         self._hello = our_hello(role, features)
         self.paths = files.Paths(name)
         self._channel: Channel | None = None
+        self._greeted: Channel | None = None
         self._session: Session | None = None
         self._rejected: RlayError | None = None
         self._closed = False
@@ -116,26 +118,30 @@ class MemServer:
 
         If that fails nothing is offered, and neither a file nor the lock says otherwise.
         """
+        old = self._channel
         try:
             # If the lock file was removed, another server may have started: only one goes on (§11).
             if not self._lock.keep():
                 raise self._busy()
-            if self._channel:
-                files.unlink(self.paths.data(self._channel.generation))
-            channel = self._build()
+            if old:
+                files.unlink(self.paths.data(old.generation))
+            self._replace()
         except BaseException:
             self._withdraw()
             self._lock.release()
             raise
-        self._retire()
-        self._channel = channel
+        finally:
+            if old and old is not self._channel:
+                old.close()
 
-    def _build(self) -> Channel:
+    def _replace(self) -> None:
+        """Make a control file, put it at its path, and let it be our channel."""
         files.check_replaceable(self.paths.control)
         generation = secrets.randbits(64) or 1
         private = self.paths.private(generation)
-        mapping = files.create(private, c.CONTROL_SIZE)
+        mapping: files.Mapping | None = None
         try:
+            mapping = files.create(private, c.CONTROL_SIZE)
             write_fields(
                 mapping.memory,
                 {
@@ -151,19 +157,22 @@ class MemServer:
                 write_env_block(mapping.memory, self._schema, self._layout)
             files.rename(private, self.paths.control)
             mapping.path = self.paths.control
+            self._channel = Channel(
+                self.paths,
+                mapping,
+                Side.SERVER,
+                self._client_lock,
+                generation,
+                wait_strategy(self._wait),
+                self.guard,
+            )
         except BaseException:
-            mapping.close()
             files.unlink(private)
+            if mapping:
+                if mapping.is_at(self.paths.control):
+                    files.unlink(self.paths.control)
+                mapping.close()
             raise
-        return Channel(
-            self.paths,
-            mapping,
-            Side.SERVER,
-            self._client_lock,
-            generation,
-            wait_strategy(self._wait),
-            self.guard,
-        )
 
     def _withdraw(self) -> None:
         """Remove our control file from its path, if it still is there, and let go of it."""
@@ -194,8 +203,14 @@ class MemServer:
     def open_session(self, timeout: float | None) -> Session:
         """Do what ``accept`` does, for a face that holds the guard."""
         if self._session and not self._session.ended:
-            raise LocalProtocolError("the session with the last client is not over")
+            if self._session.begun:
+                raise LocalProtocolError("the session with the last client is not over")
+            # Ctrl-C came between its making and the caller's hands.
+            return self._session
         deadline = Deadline(timeout)
+        if self._channel and self._channel is self._greeted:
+            # Ctrl-C came in a handshake or in an ending; a control file serves one session (§3).
+            self._give_up(self._channel)
         while True:
             channel = self._channel
             if channel is None:
@@ -238,6 +253,7 @@ class MemServer:
 
     def _greet(self, channel: Channel, deadline: Deadline) -> Session | None:
         """Answer a hello; None if the client was rejected or is gone."""
+        self._greeted = channel
         where = f"client's hello on channel {self.paths.name!r}"
         header = channel.header_copy()
         try:
@@ -249,19 +265,19 @@ class MemServer:
         except RlayError as error:
             self._reject(channel, error)
             return None
-        write_fields(
-            channel.mapping.memory,
-            {
-                "welcome_status": Welcome.ACCEPTED,
-                "protocol": version,
-                "features": int(features),
-                "data_size": layout.data_size,
-            },
-        )
-        channel.hand_over()
-        if self.role is Role.AGENT and not self._await_ready(channel, data, deadline):
-            return None
         try:
+            write_fields(
+                channel.mapping.memory,
+                {
+                    "welcome_status": Welcome.ACCEPTED,
+                    "protocol": version,
+                    "features": int(features),
+                    "data_size": layout.data_size,
+                },
+            )
+            channel.hand_over()
+            if self.role is Role.AGENT:
+                channel.await_turn(deadline, "the client's READY", "WELCOMED")
             return Session(
                 channel,
                 data,
@@ -271,9 +287,11 @@ class MemServer:
                 peer=client,
                 on_end=self._session_over,
             )
-        except BaseException:
+        except BaseException as error:
             data.close()
             self._give_up(channel)
+            if isinstance(error, PeerError | RemoteProtocolError | ChannelFormatError):
+                return None
             raise
 
     def _offer(self, channel: Channel, header: bytes, where: str) -> tuple[Schema, Layout]:
@@ -301,22 +319,6 @@ class MemServer:
         )
         channel.hand_over()
         self._give_up(channel)
-
-    def _await_ready(self, channel: Channel, data: files.Mapping, deadline: Deadline) -> bool:
-        """Wait until the client has mapped the data file and given the turn back."""
-        try:
-            channel.await_turn(deadline, "the client's READY", "WELCOMED")
-        except RlayError as error:
-            data.close()
-            self._give_up(channel)
-            if isinstance(error, ChannelTimeoutError):
-                raise
-            return False
-        except BaseException:
-            data.close()
-            self._give_up(channel)
-            raise
-        return True
 
     def _session_over(self) -> None:
         if not self._closed:

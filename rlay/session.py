@@ -149,6 +149,12 @@ class Session:
         return self._machine.state is State.ENDED
 
     @property
+    def begun(self) -> bool:
+        """Whether there has been a request."""
+        self._catch_up()
+        return self._machine.state is not State.FRESH or self._seq > 0
+
+    @property
     def pending(self) -> Command | None:
         """The agent's request that has no reply yet, or None."""
         self._catch_up()
@@ -489,17 +495,19 @@ class Session:
 
     def end(self, bye: Bye = Bye.CLOSED) -> None:
         """Say goodbye and let go of the files; twice is fine."""
-        on_end, self._on_end = self._on_end, _nothing
-        if on_end is _nothing:
+        if self._on_end is _nothing:
             return
+        # Ctrl-C may come between any two of these lines: then end() does all of it again.
         if self.exchange is not None:
             self.exchange.release()
             self.exchange = self._lane_exchange = self._plain_reply = None
         self._machine.end()
         self._channel.say_bye(bye)
         # The records hold views; without them the data file can be unmapped.
-        del self._request, self._reply
+        self.__dict__.pop("_request", None)
+        self.__dict__.pop("_reply", None)
         self._data.close()
+        on_end, self._on_end = self._on_end, _nothing
         on_end()
 
     def orphan(self) -> None:
