@@ -52,7 +52,7 @@ CONTROLS = {
     "flag first": Control("ServerBackend", "step", 24, "a wrong value from the victim"),
     "no probe": Control("ServerBackend", "step", 120, "ChannelTimeoutError", 0.5),
     "wrong error": Control("ClientEnv", "step", 120, "ChannelTimeoutError"),
-    "death first": Control("ClientBackend", "reset", 16, "the survivor saw"),
+    "death first": Control("ClientBackend", "reset", 20, "the survivor saw"),
     "stale reply": Control("ServerBackend", "close", 60, "a wrong value from the victim"),
     "descriptor left": Control("ServerBackend", "render", 60, "descriptors are open"),
     "file left": Control("ClientEnv", "reset", 60, "files are left"),
@@ -127,13 +127,17 @@ def _lost_as_timeout(original: Any) -> Any:
 def _death_first(original: Any) -> Any:
     """Return an ``await_turn`` that believes in death before it has looked at the turn."""
 
-    def await_turn(self: Channel, *args: Any, **kwargs: Any) -> None:
-        patience = time.monotonic() + 0.04
-        while time.monotonic() < patience:
+    def await_turn(
+        self: Channel, deadline: Any, waited_for: str, *args: Any, **kwargs: Any
+    ) -> None:
+        patience = time.monotonic() + 0.3
+        while waited_for == "reply to RESET" and time.monotonic() < patience:
             if gone := self.lost_peer():
                 raise gone
+            if not self.our_turn():
+                patience = time.monotonic() + 0.3
             time.sleep(0.001)
-        original(self, *args, **kwargs)
+        original(self, deadline, waited_for, *args, **kwargs)
 
     return await_turn
 
