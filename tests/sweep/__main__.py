@@ -19,6 +19,7 @@ from rlay import atomics
 from tests.sweep import native
 from tests.sweep.judge import Verdict
 from tests.sweep.sabotage import CONTROLS
+from tests.sweep.slot import die_with_parent
 from tests.sweep.stage import stage
 from tests.sweep.sweep import FACES, HEAD, LEGEND, WAYS, Plan, Totals, sweep
 
@@ -56,6 +57,7 @@ def units_of(options: argparse.Namespace) -> Iterator[tuple[str, str, Plan]]:
 
 def work(options: argparse.Namespace) -> None:
     """Do each unit, and print each verdict as a line of JSON."""
+    die_with_parent()
     folder = Path(options.worker)
     for name, face, plan in units_of(options):
         if plan.way == "pure" and atomics.IMPLEMENTATION != "pure":
