@@ -48,7 +48,7 @@ from tests.sweep.truth import CLOSED, DONE, LOST, Truth, expected
 from tests.sweep.victim import Part, be_victim
 
 #: Every call of the survivor ends by then; in the controls it is shorter.
-PATIENCE = 10.0
+PATIENCE = 30.0
 #: For how long a successor waits for the survivor to notice.
 GO = 2.0
 
