@@ -14,6 +14,7 @@ from rlay.channel.wait import Deadline, wait_strategy
 from rlay.errors import (
     ChannelBusyError,
     ChannelError,
+    ChannelFormatError,
     ChannelTimeoutError,
     LocalProtocolError,
     PeerError,
