@@ -12,6 +12,7 @@ import sys
 import tempfile
 from typing import Any
 
+from rlay import atomics
 from tests.chaos.run import CATEGORIES, Account, run
 
 
@@ -56,7 +57,7 @@ def main() -> int:
     print(f"seed {seed}", file=sys.stderr)
     parent = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
     os.environ["RLAY_DIR"] = root = tempfile.mkdtemp(prefix="rlay-chaos-", dir=parent)
-    os.environ.setdefault("RLAY_ATOMICS", "compiled")
+    os.environ["RLAY_ATOMICS"] = atomics.IMPLEMENTATION
     told = sys.stderr.isatty()
     try:
         account = run(

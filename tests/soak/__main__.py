@@ -10,6 +10,7 @@ import shutil
 import sys
 import tempfile
 
+from rlay import atomics
 from tests.peers import Forge
 from tests.soak.run import Result, Soak, build, run
 
@@ -57,7 +58,7 @@ def main() -> int:
     only = set(filter(None, arguments.only.split(",")))
     parent = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
     os.environ["RLAY_DIR"] = root = tempfile.mkdtemp(prefix="rlay-soak-", dir=parent)
-    os.environ.setdefault("RLAY_ATOMICS", "compiled")
+    os.environ["RLAY_ATOMICS"] = twin = atomics.IMPLEMENTATION
     results = []
     built = build()
     forge = Forge()
@@ -66,6 +67,8 @@ def main() -> int:
             if (only and soak.name not in only) or (not built and "c" in (soak.env, soak.agent)):
                 continue
             what = "sessions" if soak.sessions > 1 else "steps"
+            if soak.twin != "pure":
+                soak = dataclasses.replace(soak, twin=twin)
             share = max(10, int(getattr(soak, what) * arguments.share))
             results.append(
                 run(dataclasses.replace(soak, **{what: share}), forge, built[1] if built else "")
