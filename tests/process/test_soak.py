@@ -54,7 +54,7 @@ def test_nothing_grows(soak: Soak, forge: Forge, program: str) -> None:
 @pytest.mark.parametrize("what", LEAKS)
 def test_a_leak_is_reported(what: str, leaky: str, forge: Forge) -> None:
     """By the environment in each thousandth step, by the agent in each session."""
-    steps, sessions = (STEPS, 1) if leaky == "env" else (3, 20)
+    steps, sessions = (4 * STEPS, 1) if leaky == "env" else (3, 20)
     twin = atomics.IMPLEMENTATION
     soak = Soak("leak", "ClientEnv", "python", "python", steps, sessions, twin, what, leaky)
     findings = run(soak, forge).findings

@@ -33,7 +33,7 @@ COLLECT = 100
 #: What a broken peer leaks, once in ``INFORM`` steps or once a session.
 LEAKS = ("memory", "descriptor", "thread", "mapping", "file")
 #: Bytes of a leak of memory.
-_LEAKED = 256 << 10
+_LEAKED = 1 << 20
 _hoard: list[Any] = []
 
 
