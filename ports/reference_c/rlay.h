@@ -1741,6 +1741,8 @@ static int rlay__frame_take(rlay_channel *ch) {
     if (!frame) return RLAY_READY;
     rlay__copy(ch->frame_shape, (const uint8_t *)rlay_data(ch, RLAY_RECORD_REPLY, "frame#shape"), sizeof ch->frame_shape);
     uint64_t size = rlay__count(3, ch->frame_shape);
+    for (int i = 0; i < 3; i++) /* beside a 0 the others count, too */
+        if (size < ch->frame_shape[i]) size = ch->frame_shape[i];
     return size <= rlay_field_size(frame) ? RLAY_READY : rlay__fail_remote(ch, "a frame of a size of", size,
             rlay_field_size(frame));
 }

@@ -290,7 +290,10 @@ class Mapping:
         lost = memory.shield is not None and memory.shield.lost
         if quick and memory.shield is not None and not lost:
             return None
-        size = memory.size()
+        try:
+            size = memory.size()
+        except OSError:
+            size = self.size  # the system does not say
         if size >= self.size and not lost:
             return None
         where = f"{self.path} was truncated while it was in use; attach again"

@@ -313,7 +313,10 @@ def _too_deep(value: Any, depth: int = 1) -> str | None:
     if depth > MAX_SCHEMA_DEPTH:
         return f"nested deeper than {MAX_SCHEMA_DEPTH} levels; flatten the spaces or the metadata"
     items = value.values() if isinstance(value, Mapping) else value
-    return next((found for item in items if (found := _too_deep(item, depth + 1))), None)
+    for item in items:
+        if found := _too_deep(item, depth + 1):
+            return found
+    return None
 
 
 def read_schema(data: bytes) -> Schema:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import errno
-import mmap
 import os
 import pathlib
 import time
@@ -25,7 +24,7 @@ def leaks_a_descriptor() -> None:
         found = os.fstat(descriptor)
         self.inode, self.size = (found.st_dev, found.st_ino), found.st_size
         try:
-            self._map = mmap.mmap(descriptor, self.size)
+            self._map = files._Memory(descriptor, self.size)
         except OSError as error:
             raise files.failure(path, "cannot be mapped", error) from None
         os.close(descriptor)
@@ -113,8 +112,8 @@ PYTHON = (
     Broken("waits_for_ever", "ClientEnv", "open", errno.EMFILE, "it hangs"),
 )
 
-_CLOSE_AFTER_MAP = """    if (at == MAP_FAILED) rlay__fail_errno(ch, "map", file);
-    close(fd);
+_CLOSE_AFTER_MAP = """    close(fd);
+    return at == MAP_FAILED ? NULL : (uint8_t *)at;
 """
 _UNLINK_AFTER_RENAME = """        result = rlay__fail_errno(ch, "publish", path.text);
         unlinkat(ch->directory, tmp.text, 0);

@@ -34,6 +34,9 @@ class _Worker:
     def end(self, bye: Bye) -> None:
         """Be the session, which a malformed reply ends."""
 
+    def check_intact(self) -> None:
+        """Be the session, whose file is whole."""
+
 
 def read_reply(reply: ReplyRecord, seq: int, command: Command, *, copy: bool) -> None:
     """Read a reply as ``Session.receive`` and ``VectorEnv`` do."""

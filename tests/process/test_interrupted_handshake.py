@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 import itertools
 import os
 import sys
@@ -46,7 +47,8 @@ class _Interrupt:
         self.came = False
 
     def _trace(self, frame: FrameType, event: str, argument: Any) -> Any:
-        if frame.f_code.co_filename not in FILES:
+        # Not in a generator: CPython 3.11 mixes up its stack when a trace function raises there.
+        if frame.f_code.co_filename not in FILES or frame.f_code.co_flags & inspect.CO_GENERATOR:
             return None
         if event == "line":
             if self._left == 0:

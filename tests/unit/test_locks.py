@@ -287,20 +287,3 @@ def test_an_interrupted_lock_is_released(
     assert not prober.is_free()
     holder.release()
     assert prober.is_free()
-
-
-def test_a_lock_file_that_cannot_be_opened_again_leaves_a_good_descriptor(
-    path: Path, pair: tuple[OsLock, OsLock], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Or closing it later would close whatever has got its number."""
-
-    def fail(path: Path) -> int:
-        raise rlay.ChannelError("no more descriptors")
-
-    _, prober = pair
-    path.unlink()
-    monkeypatch.setattr(locks, "open_lock_file", fail)
-    with pytest.raises(rlay.ChannelError):
-        prober.is_free()
-    os.fstat(prober._descriptor)
-    prober.close()

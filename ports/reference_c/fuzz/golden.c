@@ -50,6 +50,7 @@ static int attach(const uint8_t *control, size_t control_size, const uint8_t *da
     world.control_size = control_size;
     rlay__put_u32(world.control + RLAY_OFF_CLAIM, 0);
     int result = poll_as(&agent, RLAY_TURN_IDLE);
+    if (agent.phase == RLAY__SEEKING) result = rlay_wait(&agent, 1000000000); /* it tries again, and says why in the end */
     if (result < 0 || !data) return result;
     agent.features = rlay__get_u64(control + RLAY_OFF_FEATURES); /* this port offers no CALL: it does here */
     memcpy(world.control + RLAY_OFF_WELCOME_STATUS, control + RLAY_OFF_WELCOME_STATUS, 0x100);
