@@ -14,6 +14,7 @@
 
 #ifdef __linux__
 #include <linux/futex.h>
+#include <sched.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 #endif
@@ -380,6 +381,20 @@ static PyType_Spec word_spec = {
     .slots = word_slots,
 };
 
+static PyObject *core(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(ignored))
+{
+#ifdef __linux__
+    return PyLong_FromLong(sched_getcpu());
+#else
+    return PyLong_FromLong(-1);
+#endif
+}
+
+static PyMethodDef module_methods[] = {
+    {"core", core, METH_NOARGS, SIGNATURE("core($module, /)")},
+    {NULL, NULL, 0, NULL},
+};
+
 static int fill_module(PyObject *module)
 {
     PyObject *type = PyType_FromModuleAndSpec(module, &word_spec, NULL);
@@ -409,6 +424,7 @@ static struct PyModuleDef module_definition = {
     PyModuleDef_HEAD_INIT,
     .m_name = "_atomics",
     .m_doc = "One shared 32-bit word with memory order, wait and wake.",
+    .m_methods = module_methods,
     .m_slots = module_slots,
 };
 

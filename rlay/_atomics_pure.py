@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 _Result = TypeVar("_Result")
 
-__all__ = ["Guard", "Word"]
+__all__ = ["Guard", "Word", "core"]
 
 if platform.machine() not in ("x86_64", "AMD64"):
     raise ImportError(
@@ -163,6 +163,11 @@ class Word:
                 return
             time.sleep(min(nap, remaining * 1e-9))
             nap = min(nap * 2, _LONGEST_NAP)
+
+
+def core() -> int:
+    """Return -1: Python does not know the core."""
+    return -1
 
 
 class Guard:

@@ -14,6 +14,13 @@
 #include <string.h>
 #include <structmember.h>
 
+#ifdef __linux__
+#include <sched.h>
+#endif
+
+/* Requests between two looks whether we are on our core, when the system takes us away each time. */
+#define RAREST_LOOK 64
+
 /* Arrays of a record that move together. */
 typedef struct {
     Py_buffer *views;
@@ -30,6 +37,7 @@ typedef struct {
     Columns absent;  /* u8, of the reply: all zero in an ordinary step */
     bool integer;    /* the observation is one integer a lane */
     char posted;
+    int until_look, looks_apart; /* requests until we look where we are; see go_home() */
     Py_ssize_t lane; /* the one whose step is being called */
 } LaneExchange;
 
@@ -195,23 +203,59 @@ static PyObject *LaneExchange_copy(LaneExchange *self, PyObject *const *args, Py
 /* What `serve` is given, borrowed; see Lanes in rlay/envs/vector_backend.py. */
 typedef struct {
     PyObject *steps, *over, *begin, *ended, *finals;
+    int core; /* the one to be on, or -1 */
 } Hosted;
 
 static bool read_hosted(const LaneExchange *self, PyObject *hosted, Hosted *to)
 {
-    if (PyTuple_CheckExact(hosted) && PyTuple_GET_SIZE(hosted) == 5) {
+    if (PyTuple_CheckExact(hosted) && PyTuple_GET_SIZE(hosted) == 6) {
         to->steps = PyTuple_GET_ITEM(hosted, 0);
         to->over = PyTuple_GET_ITEM(hosted, 1);
         to->begin = PyTuple_GET_ITEM(hosted, 2);
         to->ended = PyTuple_GET_ITEM(hosted, 3);
         to->finals = PyTuple_GET_ITEM(hosted, 4);
+        long core = PyLong_AsLong(PyTuple_GET_ITEM(hosted, 5));
+        if (core == -1 && PyErr_Occurred())
+            return false;
+        to->core = (int)core;
         if (PyTuple_CheckExact(to->steps) && PyTuple_GET_SIZE(to->steps) == self->lanes &&
             PyByteArray_CheckExact(to->over) && PyByteArray_GET_SIZE(to->over) == self->lanes &&
             PyDict_CheckExact(to->finals))
             return true;
     }
-    PyErr_SetString(PyExc_TypeError, "(steps, over, begin, ended, finals) of these lanes expected");
+    PyErr_SetString(PyExc_TypeError, "(steps, over, begin, ended, finals, core) of these lanes expected");
     return false;
+}
+
+/* Moves this thread to the core it shall be on, and leaves it free to go on from there.
+ *
+ * With a worker for each core all of them sleep between two steps, and the system often wakes two on
+ * one core while another is idle: then the step takes twice as long. Nobody is bound: other threads
+ * of the process are untouched, and if we are taken away again and again we ask more rarely. */
+static void go_home(LaneExchange *self, int core)
+{
+#ifdef __linux__
+    cpu_set_t allowed, home;
+    if (core < 0 || --self->until_look > 0)
+        return;
+    if (sched_getcpu() == core) {
+        self->looks_apart /= 2;
+    } else {
+        self->looks_apart = self->looks_apart < 1 ? 1 : self->looks_apart * 2;
+        if (sched_getaffinity(0, sizeof allowed, &allowed) == 0 && core < CPU_SETSIZE &&
+            CPU_ISSET(core, &allowed)) {
+            CPU_ZERO(&home);
+            CPU_SET(core, &home);
+            if (sched_setaffinity(0, sizeof home, &home) == 0)
+                sched_setaffinity(0, sizeof allowed, &allowed);
+        }
+    }
+    if (self->looks_apart > RAREST_LOOK)
+        self->looks_apart = RAREST_LOOK;
+    self->until_look = self->looks_apart;
+#else
+    (void)self, (void)core;
+#endif
 }
 
 static bool all_ones(const Py_buffer *view)
@@ -336,6 +380,7 @@ static PyObject *serve(LaneExchange *self, const Hosted *hosted, int64_t slice_n
         if (!base->armed || !rlay_is_ordinary(base, base->seq + 1) ||
             !all_ones(&self->mask.views[0]))
             Py_RETURN_FALSE;
+        go_home(self, hosted->core);
         if (hosted->begin == Py_None && memchr(PyByteArray_AS_STRING(hosted->over), 1,
                                                (size_t)PyByteArray_GET_SIZE(hosted->over)))
             Py_RETURN_FALSE;

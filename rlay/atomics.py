@@ -48,6 +48,8 @@ whoever touches it. With it such a touch finds zeros, and ``lost`` is true from 
 other SIGBUS goes where it went before. Look at ``lost`` after copying values. ``release()`` it
 before the memory is unmapped. The pure twin cannot do this: its ``Shield`` is None.
 
+``core()`` is the number of the processor core this thread is on, or -1 where nobody says.
+
 ``RLAY_ATOMICS`` chooses the twin: ``compiled``, ``pure``, or unset for compiled where it was
 built and pure elsewhere. Callers write ``atomics.Word``, so that tests can exchange it.
 """
@@ -57,7 +59,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
-__all__ = ["IMPLEMENTATION", "Exchange", "Guard", "LaneExchange", "Shield", "Word"]
+__all__ = ["IMPLEMENTATION", "Exchange", "Guard", "LaneExchange", "Shield", "Word", "core"]
 
 _wish = os.environ.get("RLAY_ATOMICS", "")
 
@@ -66,7 +68,7 @@ IMPLEMENTATION: str
 
 if TYPE_CHECKING:
     from rlay._atomics import Exchange as _Exchange
-    from rlay._atomics import Guard, Word
+    from rlay._atomics import Guard, Word, core
     from rlay._atomics import LaneExchange as _LaneExchange
     from rlay._atomics import Shield as _Shield
 
@@ -77,11 +79,11 @@ if TYPE_CHECKING:
     #: What survives a truncated file, or None with the pure twin.
     Shield: type[_Shield] | None
 elif _wish == "compiled":
-    from rlay._atomics import Exchange, Guard, LaneExchange, Shield, Word
+    from rlay._atomics import Exchange, Guard, LaneExchange, Shield, Word, core
 
     IMPLEMENTATION = "compiled"
 elif _wish == "pure":
-    from rlay._atomics_pure import Guard, Word
+    from rlay._atomics_pure import Guard, Word, core
 
     Exchange = LaneExchange = Shield = None
 
@@ -90,11 +92,11 @@ elif _wish:
     raise ImportError(f"RLAY_ATOMICS is {_wish!r}, expected 'compiled', 'pure' or nothing")
 else:
     try:
-        from rlay._atomics import Exchange, Guard, LaneExchange, Shield, Word
+        from rlay._atomics import Exchange, Guard, LaneExchange, Shield, Word, core
 
         IMPLEMENTATION = "compiled"
     except ModuleNotFoundError:
-        from rlay._atomics_pure import Guard, Word
+        from rlay._atomics_pure import Guard, Word, core
 
         Exchange = LaneExchange = Shield = None
         IMPLEMENTATION = "pure"

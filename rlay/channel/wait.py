@@ -18,11 +18,11 @@ from rlay.errors import LocalProtocolError
 SLICE_NS = 20_000_000
 
 
-def usable_cores() -> int:
-    """Return how many processors this process may use."""
+def usable_cores() -> list[int]:
+    """Return the numbers of the processors this process may use."""
     if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+        return sorted(os.sched_getaffinity(0))
+    return list(range(os.cpu_count() or 1))
 
 
 class Deadline:
@@ -128,7 +128,7 @@ class Adaptive(WaitStrategy):
 
     def __init__(self) -> None:
         """Begin with half of the longest spin."""
-        self.longest_spin_ns = self._LONGEST_NS if usable_cores() > 1 else 0
+        self.longest_spin_ns = self._LONGEST_NS if len(usable_cores()) > 1 else 0
         self.spin_ns = self.longest_spin_ns // 2
 
     def learn(self, waited_ns: int) -> None:

@@ -27,6 +27,18 @@ def split(lanes: int, workers: int) -> list[int]:
     return [size + (worker < rest) for worker in range(workers)]
 
 
+def homes(workers: int) -> list[int | None]:
+    """Return the core each worker goes back to; None where there are cores to spare.
+
+    With fewer workers than cores the system finds an idle one by itself; and other
+    programs that do as we do would choose the same.
+    """
+    cores = usable_cores()
+    if workers < len(cores) or len(cores) == 1:
+        return [None] * workers
+    return [cores[worker % len(cores)] for worker in range(workers)]
+
+
 def make_vec(
     env: str | Callable[..., gymnasium.Env[Any, Any]],
     num_envs: int,
@@ -68,7 +80,7 @@ def make_vec(
         reply_body: see ``VectorBackend``.
         frame_capacity: see ``VectorBackend``.
         wait: how both sides wait for the turn; as of ``ClientEnv``. Left out, nobody
-            spins when there are as many workers as cores.
+            spins when there are more workers than cores, and we do not when there are as many.
         **kwargs: for each environment.
 
     Raises:
@@ -89,12 +101,14 @@ def make_vec(
         "frame_capacity": frame_capacity,
     }
     options = {key: value for key, value in options.items() if value is not None}
-    sizes = split(num_envs, workers or min(num_envs, usable_cores()))
+    sizes = split(num_envs, workers or min(num_envs, len(usable_cores())))
+    cores = homes(len(sizes))
     hosting = {
         **options,
         "attach_timeout": attach_timeout,
         "autoreset_mode": mode.value,
-        "wait": wait_among(len(sizes), wait),
+        # A worker that has a core of its own may spin there while we, who have none, sleep.
+        "wait": wait if len(sizes) == len(usable_cores()) else wait_among(len(sizes), wait),
     }
     job = {
         "env": reference(env) if python else env,
@@ -102,7 +116,7 @@ def make_vec(
         "options": hosting,
         "mode": "VectorEnv",
     }
-    launchers = _launchers(job, sizes, python)
+    launchers = _launchers(job, sizes, cores, python)
     channels = [launcher.channel for launcher in launchers]
     made = VectorEnv(
         channels,
@@ -111,6 +125,7 @@ def make_vec(
         copy=copy,
         launchers=launchers,
         wait=wait,
+        cores=cores,
     )
     if made.spec is not None:
         again: dict[str, Any] = {
@@ -128,14 +143,20 @@ def make_vec(
     return made
 
 
-def _launchers(job: Mapping[str, Any], sizes: list[int], python: str | None) -> list[Launcher]:
+def _launchers(
+    job: Mapping[str, Any], sizes: list[int], cores: list[int | None], python: str | None
+) -> list[Launcher]:
     """Return a launcher for each worker; none is started yet."""
     launchers = []
     form = "json" if python else "pickle"
     program = [python or sys.executable, "-m", "rlay.envs.hosting", form, "{fd}"]
-    for lanes in sizes:
+    for lanes, core in zip(sizes, cores, strict=True):
         channel = f"make-{os.getpid()}-{secrets.token_hex(6)}"
-        mine = {**job, "channel": channel, "options": {**job["options"], "lanes": lanes}}
+        mine = {
+            **job,
+            "channel": channel,
+            "options": {**job["options"], "lanes": lanes, "core": core},
+        }
         open_job = write_job(mine, portable=python is not None)
         launchers.append(Launcher(program, channel=channel, inherit=[open_job]))
     return launchers

@@ -48,6 +48,7 @@ class RemoteVector(gymnasium.vector.VectorEnv[Any, Any, np.ndarray]):
         action_space: gymnasium.Space[Any] | None = None,
         launchers: Sequence[Launcher] = (),
         wait: str | None = None,
+        cores: Sequence[int | None] = (),
     ) -> None:
         """Attach to every channel, waiting for the servers to appear.
 
@@ -64,6 +65,8 @@ class RemoteVector(gymnasium.vector.VectorEnv[Any, Any, np.ndarray]):
             launchers: of the workers' processes, if this end starts them; one a channel.
             wait: how to wait for the turn; as of ``ClientEnv``. Left out, we do not spin
                 when there are as many workers as cores.
+            cores: the processor core each worker goes back to, as of ``VectorBackend``; those
+                on ours are asked last.
 
         Raises:
             ChannelNotFoundError: no live server appeared.
@@ -86,6 +89,7 @@ class RemoteVector(gymnasium.vector.VectorEnv[Any, Any, np.ndarray]):
             accepts=lambda schema: check_spaces(schema, expected),
             wait=wait,
             guard=self.guard,
+            cores=cores,
         )
         self.lanes = tuple(worker.count for worker in self._workers)
         self.num_envs = sum(self.lanes)

@@ -46,8 +46,14 @@ class Lanes:
         envs: one for each lane.
     """
 
-    def __init__(self, factories: Sequence[Callable[[], Env]], mode: AutoresetMode) -> None:
-        """Make the environments.
+    def __init__(
+        self,
+        factories: Sequence[Callable[[], Env]],
+        mode: AutoresetMode,
+        *,
+        core: int | None = None,
+    ) -> None:
+        """Make the environments; ``core`` as of ``VectorBackend``.
 
         Raises:
             LayoutError: they have different spaces; names the lane.
@@ -69,7 +75,8 @@ class Lanes:
         # What ``LaneExchange.serve`` does as ``step`` below.
         begin = None if mode is AutoresetMode.DISABLED else self._begin
         steps = tuple([env.step for env in self.envs])
-        self.hosted = (steps, self._over, begin, self._ended, self._finals)
+        core = -1 if core is None else core
+        self.hosted = (steps, self._over, begin, self._ended, self._finals, core)
 
     def _check_spaces(self) -> None:
         first = self.envs[0]
@@ -241,6 +248,7 @@ class VectorBackend(ServerBackend):
         timeout: float | None = 60.0,
         attach_timeout: float | None = 30.0,
         wait: str | None = None,
+        core: int | None = None,
     ) -> None:
         """Make the environments, compile the layout and publish the channel.
 
@@ -259,6 +267,9 @@ class VectorBackend(ServerBackend):
             timeout: as of ``ServerBackend``.
             attach_timeout: seconds to wait for an agent.
             wait: how to wait for the turn; as of ``ServerBackend``.
+            core: number of the processor core this thread goes back to when a request finds
+                it elsewhere (Linux, with the extension); it is bound to none. For workers
+                that are as many as the cores, which the system else may wake two on one.
 
         Raises:
             LayoutError: the lanes have different spaces, or spaces without a layout.
@@ -274,7 +285,7 @@ class VectorBackend(ServerBackend):
         self._session: Session | None = None
         self._wait = wait
         self.guard = new_guard()
-        self._lanes = Lanes(factories, AutoresetMode(autoreset_mode))
+        self._lanes = Lanes(factories, AutoresetMode(autoreset_mode), core=core)
         self._env, self._render = self._lanes.envs[0], None
         try:
             schema = describe_env(

@@ -159,7 +159,7 @@ class VectorEnv(RemoteVector):
             observations = self._observations(batch)
             return observations, batch.rewards, batch.terminations, batch.truncations, batch.infos
 
-        answer: Step = self._pool.ask(self._workers, send, take, result)
+        answer: Step = self._pool.ask(self._pool.in_order(), send, take, result)
         return answer
 
     def _exact(self, actions: Any, count: int) -> Any:

@@ -18,6 +18,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from rlay import atomics
 from rlay.atomics import Guard
 from rlay.channel.wait import SLICE_NS, usable_cores
 from rlay.envs.launch import Launcher
@@ -66,7 +67,7 @@ def wait_among(workers: int, wait: str | None) -> str | None:
 
     With as many workers as cores every spin is on a core that another of them needs.
     """
-    if wait is None and not os.environ.get("RLAY_WAIT") and workers >= usable_cores():
+    if wait is None and not os.environ.get("RLAY_WAIT") and workers >= len(usable_cores()):
         return "block"
     return wait
 
@@ -95,8 +96,9 @@ class Pool:
         accepts: Callable[[Schema], None],
         wait: str | None,
         guard: Guard,
+        cores: Sequence[int | None] = (),
     ) -> None:
-        """Start and attach all workers.
+        """Start and attach all workers; ``cores`` as of ``VectorEnv``.
 
         Raises:
             ChannelNotFoundError, ChannelBusyError, PeerLostError: one did not attach.
@@ -120,6 +122,10 @@ class Pool:
         except BaseException:
             self.close()
             raise
+        self._orders = {
+            core: sorted(self.workers, key=lambda worker: cores[worker.index] == core)
+            for core in {core for core in cores if core is not None}
+        }
 
     def _accepter(self, index: int) -> Callable[[Schema], None]:
         def accept(schema: Schema) -> None:
@@ -163,6 +169,13 @@ class Pool:
             )
 
     # One request to each worker, all replies.
+
+    def in_order(self) -> Sequence[Worker]:
+        """Return all workers as they should be asked: those on our core last.
+
+        One that is woken there takes the core from us at once, and the rest would wait.
+        """
+        return self._orders.get(atomics.core(), self.workers) if self._orders else self.workers
 
     def ask(
         self,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -10,6 +12,7 @@ import numpy as np
 import pytest
 
 from rlay import atomics
+from rlay.channel.wait import usable_cores
 from rlay.lifetime import new_guard
 from rlay.protocol.constants import Command, Side
 from rlay.protocol.header import HEADER
@@ -44,6 +47,7 @@ class Pair:
         self.over, self.finals = bytearray(LANES), {}  # type: ignore[var-annotated]
         self.begun: list[int] = []
         self.ended: list[int] = []
+        self.core = -1
         self.begin = self.begin_lane if begin == "begin" else begin
 
     def end(self, side: Side, **changes: Any) -> Any:
@@ -94,7 +98,7 @@ class Pair:
 
     def serve(self, *steps: Callable[[Any], Any], slice_ns: int = 0) -> Any:
         """Serve until nothing is there for a slice."""
-        hosted = (steps, self.over, self.begin, self.end_lane, self.finals)
+        hosted = (steps, self.over, self.begin, self.end_lane, self.finals, self.core)
         return self.env.serve(hosted, slice_ns)
 
 
@@ -317,3 +321,31 @@ def test_released_while_it_waits_the_memory_stays() -> None:
     pair.env.release()
     with pytest.raises(ValueError, match="released"):
         pair.serve(same, same, same)
+
+
+def core_of_this_thread() -> int:
+    """Ask the system, whose answer is of the last time slice."""
+    with open("/proc/thread-self/stat") as stat:
+        return int(stat.read().rpartition(")")[2].split()[36])
+
+
+@pytest.mark.skipif(len(usable_cores()) < 2 or sys.platform != "linux", reason="needs two cores")
+def test_a_worker_goes_to_its_core_and_is_bound_to_none() -> None:
+    allowed = os.sched_getaffinity(0)
+    for core in [*usable_cores(), 10_000]:
+        for _ in range(3):
+            pair, seen = Pair(), []
+            pair.core = core
+
+            def step(_: Any, seen: list[int] = seen) -> Any:
+                seen.append(core_of_this_thread())
+                return PLAIN
+
+            pair.agent.post((np.arange(3),), 0)
+            assert pair.serve(step, same, same) is None
+            assert os.sched_getaffinity(0) == allowed
+            # The system may have taken us away since: that is what it is free to do.
+            if core in seen or core == 10_000:
+                break
+        else:
+            pytest.fail(f"never on core {core}")
