@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import inspect
 import itertools
 import os
@@ -59,11 +60,14 @@ class _Interrupt:
         return self._trace
 
     def __enter__(self) -> _Interrupt:
+        # The collector would run `__del__` of other endpoints under the trace.
+        gc.disable()
         sys.settrace(self._trace)
         return self
 
     def __exit__(self, *_: object) -> None:
         sys.settrace(None)
+        gc.enable()
 
 
 def endpoint(server: bool, role: Role) -> MemServer | MemClient:
