@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from typing import Any
 
 import gymnasium
@@ -12,6 +13,8 @@ from gymnasium import spaces
 from gymnasium.vector import AutoresetMode
 
 import rlay
+from rlay import atomics
+from rlay.envs.make_vec import homes
 from rlay.envs.vector_backend import Lanes
 from tests.peers import hosted, until
 from tests.toys import Counter, Mishap
@@ -50,6 +53,33 @@ def test_lanes_are_numbered_across_the_channels() -> None:
         assert infos["who"].tolist() == [f"lane {i}" for i in range(6)]
         assert infos["seed"].tolist() == [10, 11, 12, 13, 14, 15]
         check_steps(envs, 1, 5, 3)
+
+
+def test_workers_on_our_core_are_asked_last(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that is woken there takes the core at once, and who was not asked yet waits."""
+    with vector([1, 2, 1], Counters(), face={"cores": (0, 1, 0)}) as envs:
+        _, infos = envs.reset(seed=10)
+        assert infos["seed"].tolist() == [10, 11, 12, 13]
+        for core, order in ((0, [1, 0, 2]), (1, [0, 2, 1]), (5, [0, 1, 2]), (-1, [0, 1, 2])):
+            monkeypatch.setattr(atomics, "core", lambda core=core: core)
+            assert [worker.index for worker in envs._pool.in_order()] == order
+            check_steps(envs, core + 2)
+
+
+@pytest.mark.parametrize(
+    ("usable", "workers", "expected"),
+    [
+        ([0, 1], 2, [0, 1]),
+        ([2, 5], 5, [2, 5, 2, 5, 2]),
+        ([0, 1, 2], 2, [None, None]),
+        ([3], 2, [None, None]),
+    ],
+)
+def test_only_where_no_core_is_to_spare_each_worker_has_one(
+    usable: list[int], workers: int, expected: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys.modules["rlay.envs.make_vec"], "usable_cores", lambda: usable)
+    assert homes(workers) == expected
 
 
 def test_seeds_as_a_list() -> None:
