@@ -155,14 +155,21 @@ class Executioner:
         return True
 
     def _testify(self, traced: ptrace.Traced, part: Part) -> dict[str, Any]:
-        controls, datas = [], []
         name = f"{part.channel}."
-        for start, end, path in traced.mappings():
-            file = os.path.basename(path)
-            if file.startswith(name) and file.endswith(".rlay") and end - start == CONTROL_SIZE:
-                controls.append(traced.read(start, HEADER_SIZE))
-            if file.startswith(name) and file.endswith(".data"):
-                datas.append(traced.read(start, end - start))
+        files = [
+            (os.path.basename(path), start, end - start) for start, end, path in traced.mappings()
+        ]
+        # The turn before the records, as read_truth() would: the survivor goes on meanwhile.
+        controls = [
+            traced.read(start, HEADER_SIZE)
+            for file, start, size in files
+            if file.startswith(name) and file.endswith(".rlay") and size == CONTROL_SIZE
+        ]
+        datas = [
+            traced.read(start, size)
+            for file, start, size in files
+            if file.startswith(name) and file.endswith(".data")
+        ]
         side = Side.SERVER if is_server(part.face) else Side.CLIENT
         root = Path(os.environ["RLAY_DIR"])
         return dataclasses.asdict(read_truth(side, root, part.channel, controls, datas))
