@@ -27,7 +27,7 @@ from rlay import atomics
 
 ROOT = Path(__file__).parents[1]
 #: The watchdog, seconds. Nothing is asserted about shorter times.
-WATCHDOG = 30.0
+WATCHDOG = 90.0
 MODES = ("ClientEnv", "ServerEnv")
 FACES: dict[str, Any] = {"ClientEnv": rlay.ClientEnv, "ServerEnv": rlay.ServerEnv}
 BACKENDS: dict[str, Any] = {"ClientEnv": rlay.ServerBackend, "ServerEnv": rlay.ClientBackend}

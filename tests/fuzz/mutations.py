@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import random
 import struct
@@ -125,6 +126,7 @@ def _change_json(
     elif kind == 7 and isinstance(container, dict):
         container[f"{key}x"] = container.pop(key)
     elif isinstance(container[key], int | float):
-        container[key] += chance.choice((-1, 1, 0.5))
+        with contextlib.suppress(OverflowError):  # an integer that no float can hold
+            container[key] += chance.choice((-1, 1, 0.5))
     elif isinstance(container[key], list):
         container[key] = container[key] * chance.choice((0, 2, 40))

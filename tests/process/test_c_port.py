@@ -22,7 +22,7 @@ SPEC = ROOT / "spec" / "PROTOCOL.md"
 CHANNEL = "c-port"
 LOCKS = [f"{CHANNEL}.client.lock", f"{CHANNEL}.server.lock"]
 #: The watchdog: no process of these tests lives longer. Nothing is asserted about shorter times.
-WATCHDOG = 30.0
+WATCHDOG = 90.0
 PEER_LOST = 17
 
 pytestmark = [
