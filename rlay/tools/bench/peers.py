@@ -135,12 +135,17 @@ class Child:
     def pause(self) -> None:
         """Hold it still: a waiting contender may spin, and would disturb the others."""
         if hasattr(signal, "SIGSTOP") and self._process.is_alive():
-            os.kill(self.pid, signal.SIGSTOP)
+            self._send(signal.SIGSTOP)
 
     def resume(self) -> None:
         """Let it go on."""
         if hasattr(signal, "SIGCONT") and self._process.is_alive():
-            os.kill(self.pid, signal.SIGCONT)
+            self._send(signal.SIGCONT)
+
+    def _send(self, number: int) -> None:
+        # The fork server may have seen its end before is_alive() has.
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(self.pid, number)
 
     def end(self) -> None:
         """Wait a moment for its end, then make it end."""
