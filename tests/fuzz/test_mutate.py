@@ -41,14 +41,14 @@ def test_a_pair_survives_changes(channel_root: Path, mode: str, kind: str, twin:
     ("broken", "said"),
     [
         (["--broken", "leak"], "IndexError: list index out of range"),
-        (["--broken", "late", "--slack", "0"], "BrokenPromiseError: attach took"),
+        (["--broken", "late", "--slack", "1"], r"BrokenPromiseError: \w+ took"),
         (["--broken", "hoard"], "BrokenPromiseError: .* made the process grow"),
     ],
     ids=["leak", "late", "hoard"],
 )
 def test_a_broken_promise_is_reported(channel_root: Path, broken: list[str], said: str) -> None:
     with pytest.raises(BrokenPromiseError, match=said):
-        run_pair(channel_root, "ClientEnv", "plain", "compiled", 2, strikes=10_000, broken=broken)
+        run_pair(channel_root, "ClientEnv", "plain", "compiled", 2, strikes=60_000, broken=broken)
 
 
 def test_no_process_has_files_elsewhere(channel_root: Path) -> None:

@@ -189,7 +189,7 @@ def _leak(self: Any, seq: int) -> Any:
 
 
 def _late(self: Any) -> bool:
-    time.sleep(0.5)
+    time.sleep(3)
     return True
 
 
