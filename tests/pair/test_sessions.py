@@ -14,6 +14,8 @@ import pytest
 
 import rlay
 from rlay import Command
+from rlay.channel import files
+from rlay.channel.channel import Channel
 from rlay.channel.locks import OsLock
 from rlay.protocol.header import HEADER
 from tests.peers import BACKENDS, FACES, MODES, WATCHDOG, Task, hosted, serving, until
@@ -401,18 +403,26 @@ def test_no_turn_in_the_turn_word_ends_the_session(mode: str, game: Any) -> None
 
 @both_modes
 @pytest.mark.parametrize("side", ["client", "server"])
+@pytest.mark.parametrize("broken", ["", "silent", "hoards"])
 def test_a_session_that_cannot_be_made_is_given_up(
-    mode: str, side: str, monkeypatch: pytest.MonkeyPatch
+    mode: str, side: str, broken: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """After the welcome: the peer is told, nothing is kept, and the next try attaches."""
+    """After the welcome: the peer is told, nothing is kept, and the next try attaches.
+
+    A side that tells nothing, or keeps what it has mapped, is found out.
+    """
     module = importlib.import_module(f"rlay.{side}")
     make, failed = module.Session, []
 
-    def fail_once(*args: Any, **kwargs: Any) -> Any:
-        if not failed:
-            failed.append(True)
-            raise MemoryError("no room for the records")
-        return make(*args, **kwargs)
+    def fail_once(channel: Channel, data: files.Mapping, **kwargs: Any) -> Any:
+        if failed:
+            return make(channel, data, **kwargs)
+        failed.extend([files.attach(channel.paths.control, writable=False), data, data.close])
+        if broken == "silent":
+            monkeypatch.setattr(channel, "say_bye", lambda bye: None)
+        if broken == "hoards":
+            monkeypatch.setattr(data, "close", lambda: None)
+        raise MemoryError("no room for the records")
 
     monkeypatch.setattr(module, "Session", fail_once)
     backend = BACKENDS[mode](CHANNEL, Counter(), **PATIENT)
@@ -421,12 +431,17 @@ def test_a_session_that_cannot_be_made_is_given_up(
     agent_fails = (side == "client") == (mode == "ClientEnv")
     with pytest.raises(MemoryError):
         (agent if agent_fails else serve).result()
+    control, data, close = failed
+    told = control.memory[HEADER[f"{side}_bye"].offset] != 0
+    assert (told, data._map is None) == (broken != "silent", broken != "hoards")
+    control.close()
+    close()
     if agent_fails:
         agent = Task(FACES[mode], CHANNEL, **PATIENT)
     else:
         serve = Task(backend.serve)
     env = agent.result()
-    with contextlib.suppress(rlay.PeerClosedError):
+    with contextlib.suppress(rlay.PeerError):
         # An agent that was welcomed finds out here that its session was given up.
         env.reset()
     assert env.reset()[0].tolist()[1:] == [0, -1]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
 import threading
 import time
@@ -222,18 +223,27 @@ def handling(handler: Callable[..., Any]) -> Iterator[Callable[[], None]]:
         signal.signal(signal.SIGUSR1, before)
 
 
-def reentering_agent(mode: str, gates: str) -> None:
-    """Use the endpoint in a handler that interrupts its wait; runs in a child."""
+def reentering_agent(mode: str, gates: str, unguarded: bool) -> None:
+    """Use the endpoint in a handler that interrupts its wait; runs in a child.
+
+    The first call that is let in ends the process.
+    """
     env = FACES[mode](CHANNEL, **PATIENT)
     env.reset()
+    if unguarded:
+        env.guard = lambda function, *arguments: function(*arguments)
 
     def handler(number: int, frame: Any) -> None:
         for name in ("step", "wait", "reset", "render"):
+            env.timeout = 0.05
             try:
                 getattr(env, name)(*([1] if name == "step" else []))
-                say([name, "was let in"])
-            except rlay.LocalProtocolError as error:
-                say([name, "in use" in str(error)])
+                refused = False
+            except rlay.RlayError as error:
+                refused = "in use" in str(error)
+            say([name, refused])
+            if not refused:
+                os._exit(3)
         Path(gates, "go").touch()
 
     with handling(handler):
@@ -243,14 +253,26 @@ def reentering_agent(mode: str, gates: str) -> None:
     env.close()
 
 
-def test_a_handler_may_not_use_what_it_interrupts(mode: str, spawn: Any, tmp_path: Path) -> None:
+@pytest.mark.leaves_files
+@pytest.mark.parametrize("unguarded", [False, True], ids=["", "unguarded"])
+def test_a_handler_may_not_use_what_it_interrupts(
+    mode: str, unguarded: bool, spawn: Any, tmp_path: Path
+) -> None:
+    """And one that is let in is found out."""
     toy = Counter(plan={"step": f"until {tmp_path / 'go'}"})
     with contextlib.closing(BACKENDS[mode](CHANNEL, toy, **PATIENT)) as backend:
         task = Task(backend.serve, sessions=1)
-        agent = spawn(reentering_agent, mode, str(tmp_path))
+        agent = spawn(reentering_agent, mode, str(tmp_path), unguarded)
         agent.await_saying("waits")
         until((tmp_path / "go.entered").exists, "the environment waits")
         agent.signal(signal.SIGUSR1)
+        if unguarded:
+            assert agent.wait() == 3, agent.output()
+            (tmp_path / "go").touch()
+            with contextlib.suppress(rlay.PeerError):
+                task.result()
+            assert [name for name, refused in agent.said()[1:] if not refused] != []
+            return
         assert agent.wait() == 0, agent.output()
         task.result()
     assert agent.said() == [
@@ -292,8 +314,11 @@ def test_a_handler_may_close_what_it_interrupts(mode: str, spawn: Any) -> None:
     assert agent.said() == ["waits", "closed"]
 
 
-def interrupted_agent(mode: str, count: int) -> None:
-    """Be interrupted anywhere in fast steps, and lose no result; runs in a child."""
+def interrupted_agent(mode: str, count: int, stale: bool) -> None:
+    """Be interrupted anywhere in fast steps, and lose no result; runs in a child.
+
+    A stale one gets the result of the step before from ``wait()``.
+    """
     interrupts = 0
     armed = False
 
@@ -307,10 +332,11 @@ def interrupted_agent(mode: str, count: int) -> None:
     env.reset()
     signal.signal(signal.SIGALRM, handler)
     signal.setitimer(signal.ITIMER_REAL, 0.0007, 0.0007)
-    action = lost = sent = 0
+    action = lost = 0
+    result = env.step(action)
     while interrupts < count:
         action += 1
-        result = None
+        before, result = result, None
         try:
             armed = True
             result = env.step(action)
@@ -320,20 +346,28 @@ def interrupted_agent(mode: str, count: int) -> None:
             if result is None:
                 try:
                     result = env.wait()
+                    result = before if stale else result
                 except rlay.LocalProtocolError:
                     lost += 1  # not sent, or interrupted in the last nanoseconds
         if result is not None:
-            sent += 1
             assert (result[0].tolist()[2], result[1]) == (action, action), (action, result)
     signal.setitimer(signal.ITIMER_REAL, 0)
     say([interrupts, lost, env.step(3)[0].tolist()[2]])
     env.close()
 
 
-def test_no_result_is_taken_for_another(mode: str, spawn: Any) -> None:
+@pytest.mark.leaves_files
+@pytest.mark.parametrize("stale", [False, True], ids=["", "stale"])
+def test_no_result_is_taken_for_another(mode: str, stale: bool, spawn: Any) -> None:
+    """And one that is taken for another is found out."""
     with contextlib.closing(BACKENDS[mode](CHANNEL, Counter(), **PATIENT)) as backend:
         task = Task(backend.serve, sessions=1)
-        agent = spawn(interrupted_agent, mode, 60)
-        assert agent.wait() == 0, agent.output()
+        agent = spawn(interrupted_agent, mode, 2000 if stale else 60, stale)
+        status = agent.wait()
+        if stale:
+            assert status == 1, agent.output()
+            assert "AssertionError" in agent.output()
+            return
+        assert status == 0, agent.output()
         task.result()
     assert agent.said()[0][2] == 3
