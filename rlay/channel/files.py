@@ -330,6 +330,7 @@ def create(path: pathlib.Path, size: int) -> Mapping:
 
     Raises:
         NoSpaceError: the file system has no room; nothing is left behind.
+        ChannelFormatError: somebody changed its size at once.
         ChannelError: it cannot be created.
     """
     try:
@@ -344,9 +345,17 @@ def create(path: pathlib.Path, size: int) -> Mapping:
         if not isinstance(error, OSError):
             raise
         raise failure(path, "cannot have its space reserved", error, needed=size) from None
+    mapping: Mapping | None = None
     try:
-        return Mapping(path, descriptor)
+        mapping = Mapping(path, descriptor)
+        if mapping.size != size:
+            raise ChannelFormatError(
+                f"{path} was truncated while it was made", "file size", mapping.size, size
+            )
+        return mapping
     except BaseException:
+        if mapping:
+            mapping.close()
         unlink(path)
         raise
 

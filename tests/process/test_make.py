@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import json
 import os
 import signal
@@ -130,6 +131,7 @@ def test_the_process_ends_in_a_step(mode: str, mishap: str, code: int) -> None:
 
 @pytest.mark.one_twin
 def test_processes_that_die_leave_no_descriptor_with_us(channel_root: Path) -> None:
+    gc.collect()
     with contextlib.closing(rlay.make(Counter, timeout=WATCHDOG)) as env:
         held = []
         for _ in range(3):

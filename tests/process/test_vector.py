@@ -185,6 +185,7 @@ def test_a_worker_killed_in_flight_does_not_take_the_others_results(channel_root
 
 
 def test_a_closed_vector_keeps_no_file_open_until_the_collector_comes() -> None:
+    gc.collect()
     gc.disable()
     try:
         held = []
@@ -200,6 +201,7 @@ def test_a_closed_vector_keeps_no_file_open_until_the_collector_comes() -> None:
 
 def test_errors_keep_no_file_open_until_the_collector_comes() -> None:
     """An error of one worker comes with the replies of the others, which must not outlive it."""
+    gc.collect()
     held = []
     with rlay.make_vec(Counter, 2, workers=2, timeout=WATCHDOG) as envs:
         gc.disable()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import gc
 import os
 import stat
 import subprocess
@@ -210,6 +211,7 @@ def test_no_space_leaves_nothing(
         raise OSError(number, os.strerror(number))
 
     monkeypatch.setattr(files.os, "posix_fallocate", full)
+    gc.collect()  # what other tests have left does not go in between
     before = len(os.listdir("/proc/self/fd")) if os.path.isdir("/proc/self/fd") else 0
     with pytest.raises(error) as caught:
         files.create(channel_root / "big", 4096)
@@ -219,6 +221,22 @@ def test_no_space_leaves_nothing(
     assert os.listdir(channel_root) == []
     if before:
         assert len(os.listdir("/proc/self/fd")) == before
+
+
+@pytest.mark.parametrize("left", [0, 100, 4096, 3 * 4096])
+def test_a_file_that_is_cut_while_it_is_made(
+    left: int, channel_root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reserve = files._reserve
+
+    def reserve_and_cut(descriptor: int, size: int) -> None:
+        reserve(descriptor, size)
+        os.ftruncate(descriptor, left)
+
+    monkeypatch.setattr(files, "_reserve", reserve_and_cut)
+    with pytest.raises(rlay.ChannelFormatError):
+        files.create(channel_root / "cut", 2 * 4096)
+    assert os.listdir(channel_root) == []
 
 
 @pytest.fixture
