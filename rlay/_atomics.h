@@ -140,8 +140,8 @@ INTERNAL Watch rlay_shield_watch(const void *address);
 
 /* Asked after values were copied, and before anything is handed over: whether they may be zeros of
  * a truncated file. Where the cut left the beginning of a page, its rest reads as zeros without a
- * fault; the last page, which lies behind the cut, faults all the same. Only a cut of less than a
- * page is not found. */
+ * fault; the last page, which lies behind the cut, faults all the same. A cut in the last page itself
+ * hurts nobody: it holds no record (PROTOCOL.md §7). */
 static inline bool rlay_shield_is_lost(Watch watch)
 {
     atomic_signal_fence(memory_order_seq_cst);

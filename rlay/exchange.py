@@ -10,14 +10,10 @@ same in ``LaneExchange``: a few calls for all of them.
 from __future__ import annotations
 
 import functools
-import mmap
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from rlay import atomics
 from rlay.channel.channel import Channel
-from rlay.channel.files import Mapping
-from rlay.errors import RemoteProtocolError
 from rlay.protocol.constants import Command, RecordKind, Role
 from rlay.protocol.header import HEADER
 from rlay.protocol.lanes import LaneReplyRecord, LaneRequestRecord
@@ -30,7 +26,6 @@ if TYPE_CHECKING:
 
 def compile_exchange(
     channel: Channel,
-    data: Mapping,
     layout: Layout,
     request: RequestRecord,
     reply: ReplyRecord,
@@ -42,7 +37,6 @@ def compile_exchange(
 
     Args:
         channel: of the session.
-        data: its data file.
         layout: of its records.
         request: the agent's record.
         reply: the environment's record.
@@ -58,20 +52,16 @@ def compile_exchange(
     agent = role is Role.AGENT
     turns = _turns(channel, layout, request, reply, agent=agent)
     if isinstance(request, LaneRequestRecord) and isinstance(reply, LaneReplyRecord):
-        # In the last page each reading would need a look at the size: the long way has it.
-        columns = None if _reach_last_page(layout) else _columns(request, reply, agent=agent)
+        columns = _columns(request, reply, agent=agent)
         return atomics.LaneExchange(columns, **turns) if columns else None
     ours, theirs = (request, reply) if agent else (reply, request)
     field = ours.value.ordinary()
     array, integer = field if field else (None, False)
-    read = theirs.value.reader(copy=copy or not agent)
-    if _reach_last_page(layout):
-        read = _sized(read, data)
     return atomics.Exchange(
         written=array,
         integer=integer,
         write=ours.value.write,
-        read=read,
+        read=theirs.value.reader(copy=copy or not agent),
         plain_info=not reply.declares_info,
         **turns,
     )
@@ -130,25 +120,3 @@ def _turns(
         turns |= {"written": None, "integer": False, "write": None, "plain_info": True}
         turns["read"] = functools.partial(request.actions.read, every)
     return turns
-
-
-def _reach_last_page(layout: Layout) -> bool:
-    """Tell whether a step uses the data file's last page.
-
-    Only there a cut may leave zeros that the extension does not notice (_atomics.h). The
-    last page is the reply's body, unless that is small.
-    """
-    ends = [f.offset + f.size for f in layout.fields if f.record is RecordKind.REPLY]
-    return max(ends[:-1]) > layout.reply_size - mmap.PAGESIZE
-
-
-def _sized(read: Callable[[], Any], data: Mapping) -> Callable[[], Any]:
-    """Look at the file's size after each reading."""
-
-    def read_sized() -> Any:
-        value = read()
-        if data.damage():
-            raise RemoteProtocolError("the record was truncated")
-        return value
-
-    return read_sized

@@ -105,9 +105,7 @@ class Session:
             copy: as for ``receive``; holds for every observation from here on.
         """
         records = self._request, self._reply
-        self.exchange = compile_exchange(
-            self._channel, self._data, self.layout, *records, role, copy=copy
-        )
+        self.exchange = compile_exchange(self._channel, self.layout, *records, role, copy=copy)
         if self.exchange is not None and isinstance(self._reply, LaneReplyRecord):
             self._lane_exchange = cast("LaneExchange", self.exchange)
             self._plain_reply = LaneReply(self._reply, {}, self._lane_exchange.copy)
@@ -256,7 +254,7 @@ class Session:
     def _sent(self, command: Command) -> None:
         # Ctrl-C may come between any two of these lines. Before ``we`` nothing was sent and all
         # can be done again; after it the request is pending, and receive() sees to the rest.
-        self.check_intact(quick=True)
+        self.check_intact()
         self._command, self._seq = command, self._answered_seq + 1
         self._handed_over = False
         self._machine.we(command)
@@ -452,7 +450,7 @@ class Session:
         self._answered(Event.ERROR)
 
     def _answered(self, event: Event) -> None:
-        self.check_intact(quick=True)
+        self.check_intact()
         self._machine.we(event)
         self._arm()
         self._channel.hand_over()
@@ -476,20 +474,17 @@ class Session:
             self.end(Bye.CLOSED)
             raise
 
-    def check_intact(self, *, quick: bool = False) -> None:
+    def check_intact(self) -> None:
         """End the session if a file of it was truncated: what was read may have been zeros.
 
         Every move asks this, after it has copied its values and before it hands anything over.
         Only who reads the records after the move has to ask again.
 
-        Args:
-            quick: miss a cut of less than a page; for those who have read nothing.
-
         Raises:
             ChannelFormatError: names the file; the session is over.
         """
         words = self._channel.mapping
-        if damage := self._data.damage(quick=quick) or words.damage(quick=True):
+        if damage := self._data.damage(quick=True) or words.damage(quick=True):
             self.end(Bye.FAILED)
             raise damage from None
 

@@ -22,6 +22,7 @@ import numpy as np
 import rlay
 from rlay import atomics, session
 from rlay.channel import files
+from rlay.protocol.constants import TAIL_SIZE
 from tests.peers import BACKENDS, FACES, WATCHDOG, say
 from tests.toys import Counter
 
@@ -66,8 +67,9 @@ def mapped_file(mapping: files.Mapping) -> str:
 
 
 def _size(whole: int) -> int:
-    """Choose what is left: a page less at least, for that is noticed in the same step."""
-    return random.choice((0, 1, 100, 4096, random.randrange(whole - 4095), whole - 4096))
+    """Choose what is left, with a cut through what is used: that is noticed in the same step."""
+    used = whole - TAIL_SIZE
+    return random.choice((0, 1, 100, 4096, random.randrange(used), used - 1))
 
 
 class Outsider(threading.Thread):
@@ -100,11 +102,11 @@ def break_checks(what: str) -> None:
         files.Mapping.damage = lambda self, quick=False: None  # type: ignore[assignment]
         compiled = session.compile_exchange
 
-        def compile_blindly(channel: Any, data: Any, *args: Any, **kwargs: Any) -> Any:
-            memories = [channel.mapping._map, data._map]
+        def compile_blindly(channel: Any, *args: Any, **kwargs: Any) -> Any:
+            memories = [mapping._map for mapping in channel.files]
             for memory in memories:
                 memory.shield.release()
-            exchange = compiled(channel, data, *args, **kwargs)
+            exchange = compiled(channel, *args, **kwargs)
             for memory in memories:
                 memory.shield = atomics.Shield(memory)  # type: ignore[misc]
             return exchange

@@ -113,6 +113,7 @@ extern "C" {
 #define RLAY_ROW_SIZE 256
 #define RLAY_PREFIX_SIZE 32
 #define RLAY_PAGE_SIZE 4096
+#define RLAY_TAIL_SIZE 65536
 #define RLAY_NAME_MAX 64
 #define RLAY_FIELD_NAME_MAX 159
 #define RLAY_WELCOME_TEXT_SIZE 224
@@ -805,7 +806,8 @@ static void rlay__unguard(int *number) {
 }
 
 /* 1: the file of this mapping was truncated. Where the cut left the beginning of a page, its rest reads as zeros
- * without a fault; the last page, which lies behind the cut, faults all the same. */
+ * without a fault; the last page, which lies behind the cut, faults all the same. A cut in the last page hurts nobody:
+ * it holds no record (section 7). */
 static int rlay__guard_is_lost(int number) {
     if (number == 0) return 0;
     __atomic_signal_fence(__ATOMIC_SEQ_CST); /* what was copied before, was copied before */
@@ -1112,6 +1114,8 @@ static uint64_t rlay__record_size(uint64_t cursor) {
     return (cursor + RLAY_PAGE_SIZE - 1) / RLAY_PAGE_SIZE * RLAY_PAGE_SIZE;
 }
 
+static uint64_t rlay__data_size(const rlay_channel *ch) { return ch->request_size + ch->reply_size + RLAY_TAIL_SIZE; }
+
 static int rlay__field_index(const rlay_channel *ch, int record, const char *name) {
     for (uint32_t i = 0; i < ch->field_count; i++)
         if (ch->fields[i].record == record && strcmp(ch->fields[i].name, name) == 0) return (int)i;
@@ -1323,7 +1327,7 @@ static void rlay__turn_pause(rlay_channel *ch, uint64_t duration_ns, uint64_t *n
 static void rlay__unmap(rlay_channel *ch) {
     rlay__unguard(&ch->data_guard);
     rlay__unguard(&ch->control_guard);
-    if (ch->data) munmap(ch->data, (size_t)(ch->request_size + ch->reply_size));
+    if (ch->data) munmap(ch->data, (size_t)rlay__data_size(ch));
     if (ch->control) munmap(ch->control, RLAY_CONTROL_SIZE);
     ch->data = ch->control = NULL;
 }
@@ -1427,13 +1431,13 @@ static int rlay__publish_next(rlay_channel *ch) {
 
 static int rlay__data_map(rlay_channel *ch, int fd) {
     rlay__name file = rlay__generation_name(ch, "", "data");
-    ch->data = rlay__file_map(ch, fd, ch->request_size + ch->reply_size, file.text, &ch->data_guard);
+    ch->data = rlay__file_map(ch, fd, rlay__data_size(ch), file.text, &ch->data_guard);
     return ch->data ? RLAY_OK : -RLAY_E_CHANNEL;
 }
 
 static int rlay__data_create(rlay_channel *ch) {
     rlay__name file = rlay__generation_name(ch, "", "data");
-    int fd = rlay__file_create(ch, file.text, ch->request_size + ch->reply_size);
+    int fd = rlay__file_create(ch, file.text, rlay__data_size(ch));
     if (fd < 0) return fd;
     int result = rlay__data_map(ch, fd);
     if (result < 0) return unlinkat(ch->directory, file.text, 0), result;
@@ -1470,7 +1474,7 @@ static int rlay__greet(rlay_channel *ch) {
     if (result < 0) return rlay__reject(ch, result);
     rlay__put_u16(ch->control + RLAY_OFF_PROTOCOL, ch->protocol);
     rlay__put_u64(ch->control + RLAY_OFF_FEATURES, ch->features);
-    rlay__put_u64(ch->control + RLAY_OFF_DATA_SIZE, ch->request_size + ch->reply_size);
+    rlay__put_u64(ch->control + RLAY_OFF_DATA_SIZE, rlay__data_size(ch));
     rlay__put_u32(ch->control + RLAY_OFF_WELCOME_STATUS, RLAY_WELCOME_ACCEPTED);
     /* An agent gets the turn back once (READY) before it may ask; an environment waits for the first request. */
     rlay__session_begin(ch, ch->role == RLAY_ROLE_AGENT ? RLAY__WELCOMED : RLAY__RUNNING, 0);
@@ -1578,7 +1582,7 @@ static int rlay__enter(rlay_channel *ch) {
                           RLAY_WELCOME_TEXT_SIZE - 1, (const char *)header + RLAY_OFF_WELCOME_TEXT);
     }
     uint16_t protocol = rlay__get_u16(header + RLAY_OFF_PROTOCOL);
-    uint64_t size = ch->request_size + ch->reply_size, features = rlay__get_u64(header + RLAY_OFF_FEATURES);
+    uint64_t size = rlay__data_size(ch), features = rlay__get_u64(header + RLAY_OFF_FEATURES);
     rlay__name file = rlay__generation_name(ch, "", "data");
     int valid = status == RLAY_WELCOME_ACCEPTED && protocol == ch->protocol && features == ch->features &&
             rlay__get_u64(header + RLAY_OFF_DATA_SIZE) == size;

@@ -281,8 +281,8 @@ class Mapping:
         truncated they may be zeros (PROTOCOL.md §19).
 
         Args:
-            quick: without a system call where the memory is guarded; a cut of less than a
-                page is missed.
+            quick: without a system call where the memory is guarded; a cut is missed in the
+                last page, where no record lies.
         """
         memory = self._map
         if memory is None:

@@ -20,6 +20,8 @@ MAX_ROWS = FIELD_TABLE_SIZE // ROW_SIZE
 MAX_NAME = 159
 MAX_NDIM = 8
 RECORD_ALIGNMENT = 4096
+#: Bytes behind the records that nobody writes: the largest page of any system.
+TAIL_SIZE = 65536
 ARRAY_ALIGNMENT = 64
 #: Bytes of a record, and so of a field, at most.
 MAX_RECORD = 1 << 32

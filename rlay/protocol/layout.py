@@ -98,14 +98,14 @@ class Layout:
 
     @property
     def data_size(self) -> int:
-        """Bytes of the data file."""
-        return self.request_size + self.reply_size
+        """Bytes of the data file: both records, and a tail that is in no record."""
+        return self.request_size + self.reply_size + c.TAIL_SIZE
 
     def record_slice(self, record: RecordKind) -> slice:
         """Return where a record lies in the data file."""
         if record is RecordKind.REQUEST:
             return slice(0, self.request_size)
-        return slice(self.request_size, self.data_size)
+        return slice(self.request_size, self.request_size + self.reply_size)
 
     def of(self, record: RecordKind) -> Iterator[Field]:
         """Yield the fields of one record in row order."""

@@ -115,7 +115,8 @@ def parse_table(data: bytes) -> None:
     if not any(sizes):
         rows, request_size, reply_size = _placed(rows)
     layout = read_table(rows, request_size, reply_size)
-    assert layout.data_size == request_size + reply_size <= 2 * (c.MAX_RECORD + 4096)
+    assert request_size + reply_size <= 2 * (c.MAX_RECORD + 4096)
+    assert layout.data_size == request_size + reply_size + c.TAIL_SIZE
 
 
 def _placed(rows: bytes) -> tuple[bytes, int, int]:

@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 
 from rlay import atomics
+from rlay.protocol.constants import TAIL_SIZE
 from tests import pulled
 from tests.peers import WATCHDOG, until
 
@@ -125,7 +126,9 @@ def cut_from_outside(pid: int, suffix: str, before: set[int]) -> bool:
             if "pulled" in name and name.endswith(suffix) and found.st_ino not in before:
                 time.sleep(random.uniform(0.0, 0.02))
                 # Fails for the descriptor a file is made with, which closes once it is mapped.
-                os.truncate(descriptor, random.choice((0, 100, 4096, found.st_size // 2)))
+                os.truncate(
+                    descriptor, random.choice((0, 100, 4096, found.st_size - TAIL_SIZE - 1))
+                )
                 before.add(found.st_ino)
                 return True
     return False

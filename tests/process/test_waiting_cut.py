@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 from pathlib import Path
@@ -12,7 +13,8 @@ import numpy as np
 import pytest
 
 import rlay
-from rlay import atomics, exchange
+from rlay import atomics
+from rlay.protocol import constants
 from rlay.protocol.constants import CONTROL_SIZE
 from tests import pulled
 from tests.peers import MODES, hosted, serving, until
@@ -93,35 +95,45 @@ def test_growth_is_harmless(mode: str) -> None:
         assert env.step(50)[1] == 50.0
 
 
-def cut_the_last_page(env: Any) -> Any:
-    """Take 100 bytes from a data file whose last page is the reply; step, reset, step."""
-    env.reset()
-    assert env.step(1)[1] == 1.0
-    data = env._session._data
-    assert data.size == 8192
-    os.truncate(pulled.mapped_file(data), data.size - 100)
-    result = env.step(2)
-    return result[0].tolist()
-
-
 SMALL = {"request_body": 64, "reply_body": 64}
 
 
+def cut_the_last_record(env: Any) -> Any:
+    """Take 100 bytes from the reply record, which is a page; step."""
+    env.reset()
+    assert env.step(1)[1] == 1.0
+    os.truncate(pulled.mapped_file(env._session._data), 8092)
+    return env.step(2)[0].tolist()
+
+
 @pytest.mark.parametrize("mode", MODES)
-def test_a_cut_within_the_last_page(mode: str) -> None:
+def test_a_cut_within_a_page(mode: str) -> None:
+    """The rest of the page is zeros without a fault: the tail of the file tells."""
     with hosted(mode, Narrow(), **SMALL) as env:
-        with pytest.raises(rlay.ChannelFormatError, match="file size is 8092, expected 8192"):
-            cut_the_last_page(env)
+        with pytest.raises(rlay.ChannelFormatError, match="file size is 8092, expected 73728"):
+            cut_the_last_record(env)
         env.reset()
         assert env.step(9)[1] == 9.0
 
 
-def test_only_the_size_tells_of_such_a_cut(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_tail_nothing_would_tell(monkeypatch: pytest.MonkeyPatch) -> None:
     if atomics.Shield is None:
         pytest.skip("the pure twin always looks at the size")
-    monkeypatch.setattr(exchange, "_reach_last_page", lambda layout: False)
+    monkeypatch.setattr(constants, "TAIL_SIZE", 0)
     with hosted("ClientEnv", Narrow(), **SMALL) as env:
-        assert cut_the_last_page(env) == [2, 2, 2]
+        assert cut_the_last_record(env) == [2, 2, 2]
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_cut_through_the_tail_changes_no_value(mode: str) -> None:
+    with hosted(mode, Narrow(), **SMALL) as env:
+        env.reset()
+        data = env._session._data
+        os.truncate(pulled.mapped_file(data), data.size - 100)
+        # Who waits for long looks at the size of the file, and says so.
+        with contextlib.suppress(rlay.ChannelFormatError, rlay.PeerClosedError):
+            for number in range(1, 50):
+                assert env.step(number)[0].tolist() == [number] * 3
 
 
 def test_the_switch(monkeypatch: pytest.MonkeyPatch) -> None:

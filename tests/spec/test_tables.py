@@ -114,6 +114,7 @@ def test_constants_of_the_header_line() -> None:
     assert number(meaning["control_size"]) == c.CONTROL_SIZE
     rows, size = map(int, re.findall(r"\d+", meaning["field_table"]))
     assert (rows, size) == (c.MAX_ROWS, c.ROW_SIZE)
+    assert number(meaning["data_size"].split(" + ")[-1]) == c.TAIL_SIZE
     header = bytearray(c.HEADER_SIZE)
     struct.pack_into("<8sIIQQ", header, 0, c.MAGIC, c.ENDIAN_TAG, c.HEADER_SIZE, c.CONTROL_SIZE, 9)
     assert check_identity(bytes(header), c.CONTROL_SIZE, "made by hand") == 9

@@ -46,7 +46,7 @@ static void header_repair(int role) {
 
 /* The server's welcome, and the data file that goes with it. */
 static void welcome_make(unsigned flags) {
-    uint64_t size = ch.request_size + ch.reply_size;
+    uint64_t size = rlay__data_size(&ch);
     if (flags & REPAIR_WELCOME) {
         rlay__put_u32(world.control + RLAY_OFF_WELCOME_STATUS, RLAY_WELCOME_ACCEPTED);
         rlay__put_u16(world.control + RLAY_OFF_PROTOCOL, ch.protocol);
@@ -54,10 +54,10 @@ static void welcome_make(unsigned flags) {
         rlay__put_u64(world.control + RLAY_OFF_DATA_SIZE, size);
     }
     world.data_size = flags & DATA_FILE_SHORT ? size - RLAY_PAGE_SIZE : size;
-    if (size <= WORLD_DATA_MAX) {
-        uint8_t *start = world.data - world.data_size;
+    if (world_records(size) <= WORLD_DATA_MAX) {
+        uint8_t *start = world_file(world.data_size);
         rlay__put_u64(start + RLAY_PREFIX_SESSION, ch.generation ^ (flags & ODD_SESSION));
-        if (ch.request_size < world.data_size) rlay__put_u64(start + ch.request_size + RLAY_PREFIX_SESSION, ch.generation);
+        if (ch.request_size < world_records(world.data_size)) rlay__put_u64(start + ch.request_size + RLAY_PREFIX_SESSION, ch.generation);
     }
 }
 

@@ -55,7 +55,7 @@ static int attach(const uint8_t *control, size_t control_size, const uint8_t *da
     agent.features = rlay__get_u64(control + RLAY_OFF_FEATURES); /* this port offers no CALL: it does here */
     memcpy(world.control + RLAY_OFF_WELCOME_STATUS, control + RLAY_OFF_WELCOME_STATUS, 0x100);
     world.data_size = data_size;
-    memcpy(world.data - data_size, data, data_size);
+    memcpy(world_file(data_size), data, world_records(data_size));
     return poll_as(&agent, RLAY_TURN_CLIENT);
 }
 
@@ -70,11 +70,11 @@ static void env_begin(void) {
 
 static int exchange(int n, const uint8_t *data, size_t size) {
     uint32_t command = rlay__get_u32(data + RLAY_PREFIX_COMMAND);
-    memcpy(agent.data, data, size);
+    memcpy(agent.data, data, world_records(size));
     if (say("request", n, poll_as(&env, env.side))) return 1;
     if (!env.data || rlay__reply_send(&env, rlay__get_u32(data + env.request_size + RLAY_PREFIX_STATUS) ? RLAY_E_REMOTE : RLAY_OK) < 0) return 1;
     int result = rlay_request_send(&agent, command);
-    memcpy(agent.data, data, size);
+    memcpy(agent.data, data, world_records(size));
     if (result >= 0) result = poll_as(&agent, agent.side);
     if (result == RLAY_READY && (command == RLAY_COMMAND_RESET || command == RLAY_COMMAND_STEP)) {
         rlay_value value;

@@ -17,7 +17,8 @@ static uint64_t chance(uint64_t below) {
 
 /* A place in a mapping: anywhere, or where the decisions are made. */
 static size_t place(size_t size) {
-    size_t request = size / 2; /* of the data file: bodies of the same size make records of the same size */
+    /* Of the data file: bodies of the same size make records of the same size. */
+    size_t request = (size - RLAY_TAIL_SIZE) / 2;
     if (chance(4) == 0) return (size_t)chance(size);
     if (size == RLAY_CONTROL_SIZE) return chance(2) ? (size_t)chance(RLAY_OFF_CLAIM + 4) : RLAY_OFF_FIELD_TABLE + (size_t)chance(16 * RLAY_ROW_SIZE);
     return (chance(3) ? request : 0) + (size_t)(chance(4) ? chance(320) : chance(RLAY_PREFIX_SIZE));

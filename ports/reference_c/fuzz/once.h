@@ -17,7 +17,7 @@ ONCE_UNSEEN static void once_load(const void *from, size_t size) {
         if (!seen) continue;
         if (*seen) {
             fprintf(stderr, "contract broken: %s byte 0x%lx is loaded twice\n", at < data || at >= world.data ? "control" : "data",
-                    (unsigned long)(at < data || at >= world.data ? at - world.control : at - (world.data - world.data_size)));
+                    (unsigned long)(at < data || at >= world.data ? at - world.control : at - world_file(world.data_size)));
             abort();
         }
         *seen = 1;

@@ -1,8 +1,8 @@
 /* world.h - rlay.h over an operating system in memory, for the fuzz targets. SPDX-License-Identifier: MIT
  *
  * Every system call of the port is replaced by a few lines, so that a target makes tens of thousands of runs in a second
- * and the same input always gives the same run. The two mapped files end at a page that cannot be touched: a read of one
- * byte beyond them is a fault. The peer is alive, holds its lock, and its bytes are the input.
+ * and the same input always gives the same run. The control file and the records end at a page that cannot be touched: a
+ * read of one byte beyond them is a fault. The peer is alive, holds its lock, and its bytes are the input.
  */
 #ifndef RLAY_FUZZ_WORLD_H
 #define RLAY_FUZZ_WORLD_H
@@ -28,19 +28,20 @@
 
 #define WORLD_PAGE 4096
 #define WORLD_CONTROL_SIZE 262144
-#define WORLD_DATA_MAX (1 << 20) /* the file system of this world has no room for more */
+#define WORLD_DATA_MAX (1 << 20) /* of the records: the file system of this world has no room for more */
+#define WORLD_TAIL 65536         /* the data file's, which nobody touches here */
 
 enum { WORLD_DIRECTORY = 1000, WORLD_SERVER_LOCK, WORLD_CLIENT_LOCK, WORLD_CONTROL, WORLD_DATA };
 
 static struct {
-    uint8_t *control, *data; /* `data` is the end of the space for data files */
+    uint8_t *control, *data; /* `data` is the end of the space for records */
     uint64_t control_size, data_size, now_ns;
     int our_lock;
 } world;
 
-/* `size` bytes that end at a page without access, and begin behind another one. */
+/* `size` bytes that end at pages without access, as many as a tail has, and begin behind another one. */
 static uint8_t *world_guarded(size_t size) {
-    uint8_t *at = mmap(NULL, size + 2 * WORLD_PAGE, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    uint8_t *at = mmap(NULL, WORLD_PAGE + size + WORLD_TAIL, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (at == MAP_FAILED || mprotect(at + WORLD_PAGE, size, PROT_READ | PROT_WRITE) < 0) abort();
     return at + WORLD_PAGE;
 }
@@ -55,6 +56,10 @@ static void world_begin(int our_side) {
     world.data_size = 0;
     world.now_ns = 1000000000;
 }
+
+/* Where a data file of `size` bytes begins, and what it has of its records. */
+static uint8_t *world_file(uint64_t size) { return world.data + WORLD_TAIL - size; }
+static size_t world_records(uint64_t size) { return size > WORLD_TAIL ? (size_t)size - WORLD_TAIL : 0; }
 
 /* ---- the system calls: what each does here, and no more */
 
@@ -79,14 +84,14 @@ static int world_fstatfs(struct statfs *info) { return memset(info, 0, sizeof *i
 static void *world_mmap(int fd, size_t size) {
     if (fd == WORLD_CONTROL && size == WORLD_CONTROL_SIZE) return world.control;
     /* As with a file: beyond its end there is nothing, and who reads there is ended. */
-    if (fd == WORLD_DATA && size <= WORLD_DATA_MAX) return world.data - (size < world.data_size ? size : world.data_size);
+    if (fd == WORLD_DATA && world_records(size) <= WORLD_DATA_MAX) return world_file(size < world.data_size ? size : world.data_size);
     errno = ENOMEM;
     return MAP_FAILED;
 }
 
 static int world_fallocate(int fd, off_t size) {
-    if (fd == WORLD_DATA && (size < 0 || size > WORLD_DATA_MAX)) return ENOSPC;
-    if (fd == WORLD_DATA) world.data_size = (uint64_t)size, memset(world.data - size, 0, (size_t)size);
+    if (fd == WORLD_DATA && (size < 0 || world_records((uint64_t)size) > WORLD_DATA_MAX)) return ENOSPC;
+    if (fd == WORLD_DATA) world.data_size = (uint64_t)size, memset(world_file((uint64_t)size), 0, world_records((uint64_t)size));
     return 0;
 }
 
