@@ -58,8 +58,18 @@ __all__ = [
     "UnsafePathError",
     "UnsupportedSpaceError",
     "error_for_code",
+    "printable",
     "rejection",
 ]
+
+
+#: Control characters but tab and newline, each as Python writes it in a string.
+_ESCAPES = {code: f"\\x{code:02x}" for code in (*range(9), *range(11, 32), *range(127, 160))}
+
+
+def printable(text: str) -> str:
+    """Escape control characters: a peer's text is not to command a terminal (PROTOCOL.md §16)."""
+    return text.translate(_ESCAPES)
 
 
 class RlayWarning(UserWarning):
@@ -77,6 +87,10 @@ class RlayError(Exception):
     """Base of all rlay errors."""
 
     code: ClassVar[int] = 0
+
+    def __str__(self) -> str:
+        """Return the message; some of it may be the peer's, so control characters are escaped."""
+        return printable(super().__str__())
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle by message and attributes, whatever the signature of ``__init__``."""

@@ -13,7 +13,7 @@ import sys
 from typing import Any
 
 from rlay.channel import files
-from rlay.errors import ChannelError, ChannelNotFoundError, LayoutError
+from rlay.errors import ChannelError, ChannelNotFoundError, LayoutError, printable
 from rlay.protocol import constants as c
 from rlay.protocol.constants import Bye, Feature, Side, Welcome
 from rlay.protocol.env_block import read_env_block
@@ -152,7 +152,7 @@ def _text(report: dict[str, Any]) -> str:
             "  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip()
             for row in rows
         ]
-    return "\n".join(lines)
+    return printable("\n".join(lines))
 
 
 def run(arguments: argparse.Namespace) -> int:

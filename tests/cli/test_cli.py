@@ -16,6 +16,7 @@ import pytest
 
 import rlay
 from rlay import cli
+from rlay.protocol.header import HEADER, HELLO
 from tests.peers import MODES, ROOT, WATCHDOG, environment, hosted, until
 from tests.toys import Counter
 
@@ -193,6 +194,16 @@ def test_inspect_during_a_session(
 
 def env_side_peer(side: str) -> str:
     return "client" if side == "server" else "server"
+
+
+def test_inspect_shows_what_a_hello_hides(
+    channel_root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with contextlib.closing(rlay.ServerBackend(CHANNEL, Counter())):
+        with (channel_root / f"{CHANNEL}.rlay").open("r+b") as file:
+            file.seek(HEADER["server_hello"].offset + HELLO["library"].offset)
+            file.write(b"\x1b[2Jrlay\0")
+        assert "ENV, \\x1b[2Jrlay, process" in run(capsys, "inspect", CHANNEL)[1]
 
 
 def test_inspect_an_agent_that_waits(capsys: pytest.CaptureFixture[str]) -> None:
