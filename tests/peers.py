@@ -160,9 +160,17 @@ class Child:
         return self._code
 
     def wait(self) -> int:
-        until(lambda: self.poll() is not None, f"process {self.pid} ends: {self.output()}")
-        assert self._code is not None
-        return self._code
+        """Return the exit code; a child that goes on saying things may take its time."""
+        said, end = -1, 0.0
+        while (code := self.poll()) is None:
+            if (size := self._out.stat().st_size) != said:
+                said, end = size, time.monotonic() + WATCHDOG
+            if time.monotonic() > end:
+                raise AssertionError(
+                    f"process {self.pid} is silent and still runs: {self.output()}"
+                )
+            time.sleep(0.002)
+        return code
 
     def signal(self, number: int) -> None:
         # Not reaped before poll() has seen its end, so the id is still its own.
