@@ -654,6 +654,13 @@ static uint32_t rlay__their_waiting(const rlay_channel *ch) {
     return ch->side == RLAY_SIDE_SERVER ? RLAY_OFF_CLIENT_WAITING : RLAY_OFF_SERVER_WAITING;
 }
 
+/* What each step goes through: calls among these were a twentieth of a step. */
+#ifdef __GNUC__
+#define RLAY__INLINE static inline __attribute__((always_inline))
+#else
+#define RLAY__INLINE static inline
+#endif
+
 /* ---- memory order, futex (sections 6 and 12) */
 
 static uint32_t rlay__load_acquire_u32(const uint8_t *at) {
@@ -808,7 +815,7 @@ static void rlay__unguard(int *number) {
 /* 1: the file of this mapping was truncated. Where the cut left the beginning of a page, its rest reads as zeros
  * without a fault; the last page, which lies behind the cut, faults all the same. A cut in the last page hurts nobody:
  * it holds no record (section 7). */
-static int rlay__guard_is_lost(int number) {
+RLAY__INLINE int rlay__guard_is_lost(int number) {
     if (number == 0) return 0;
     __atomic_signal_fence(__ATOMIC_SEQ_CST); /* what was copied before, was copied before */
     (void)*((const volatile uint8_t *)__atomic_load_n(&rlay__mappings[number - 1].end, __ATOMIC_RELAXED) - 1);
@@ -1268,7 +1275,7 @@ static int rlay__turn_is_ours(const rlay_channel *ch) {
     return rlay__load_acquire_u32(ch->control + RLAY_OFF_TURN) == (uint32_t)rlay__our_turn_value(ch);
 }
 
-static void rlay__hand_over(rlay_channel *ch) {
+RLAY__INLINE void rlay__hand_over(rlay_channel *ch) {
     ch->our_turn = 0;
     ch->probe_at_ns = 0;
     /* release: pairs with the acquire load in rlay__turn_is_ours (PROTOCOL.md 6) */
@@ -1359,7 +1366,7 @@ static void rlay__session_end(rlay_channel *ch, uint32_t bye) {
 }
 
 /* 1: a file of this session was truncated, and what we read last may have been zeros. */
-static int rlay__is_lost(const rlay_channel *ch) {
+RLAY__INLINE int rlay__is_lost(const rlay_channel *ch) {
     return rlay__guard_is_lost(ch->data_guard) || rlay__guard_is_lost(ch->control_guard);
 }
 
@@ -1662,7 +1669,7 @@ static int rlay__fail_remote(rlay_channel *ch, const char *what, unsigned long l
 }
 
 /* Copy the prefix that came, and check what both roles check. */
-static int rlay__prefix_take(rlay_channel *ch, uint8_t *prefix, uint64_t seq) {
+RLAY__INLINE int rlay__prefix_take(rlay_channel *ch, uint8_t *prefix, uint64_t seq) {
     rlay__copy(prefix, rlay__record(ch, rlay__in_record(ch)), RLAY_PREFIX_SIZE);
     uint64_t found = rlay__get_u64(prefix + RLAY_PREFIX_SESSION);
     uint64_t capacity = rlay_field_size(rlay__body(ch, rlay__in_record(ch)));
@@ -1674,7 +1681,7 @@ static int rlay__prefix_take(rlay_channel *ch, uint8_t *prefix, uint64_t seq) {
     return RLAY_OK;
 }
 
-static int rlay__record_send(rlay_channel *ch, uint64_t seq, uint32_t command, uint32_t status) {
+RLAY__INLINE int rlay__record_send(rlay_channel *ch, uint64_t seq, uint32_t command, uint32_t status) {
     int is_reply = ch->role == RLAY_ROLE_ENV;
     const char *name = rlay__record_name(rlay__out_record(ch));
     uint8_t *record = rlay__record(ch, rlay__out_record(ch));
@@ -1711,7 +1718,7 @@ static void rlay__reply_clear(rlay_channel *ch) {
 }
 
 /* Env, when the turn comes: check the request. CLOSE is answered here. */
-static int rlay__request_receive(rlay_channel *ch) {
+RLAY__INLINE int rlay__request_receive(rlay_channel *ch) {
     uint8_t prefix[RLAY_PREFIX_SIZE];
     int result = rlay__prefix_take(ch, prefix, ch->seq + 1);
     if (result < 0) return result;
@@ -1778,7 +1785,7 @@ static int rlay__error_take(rlay_channel *ch, uint32_t command) {
 }
 
 /* Agent, when the turn comes: check the reply. */
-static int rlay__reply_receive(rlay_channel *ch) {
+RLAY__INLINE int rlay__reply_receive(rlay_channel *ch) {
     uint8_t prefix[RLAY_PREFIX_SIZE];
     int result = rlay__prefix_take(ch, prefix, ch->seq);
     if (result < 0) return result;
@@ -1797,7 +1804,7 @@ static int rlay__reply_receive(rlay_channel *ch) {
     return command == RLAY_COMMAND_RENDER ? rlay__frame_take(ch) : RLAY_READY;
 }
 
-static int rlay__on_turn(rlay_channel *ch) {
+RLAY__INLINE int rlay__on_turn(rlay_channel *ch) {
     if (ch->phase == RLAY__PUBLISHED) return rlay__greet(ch);
     if (ch->phase == RLAY__GREETED) return rlay__enter(ch);
     if (ch->phase == RLAY__WELCOMED) return rlay__session_begin(ch, RLAY__RUNNING, 1), RLAY_READY;
