@@ -1,8 +1,12 @@
-"""What tests with processes get: children that start fast and are ended for certain."""
+"""What tests with processes get: children that start fast and are ended for certain.
+
+And programs in C, compiled once.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -10,7 +14,11 @@ from typing import Any
 
 import pytest
 
+from tests import c_programs
+from tests.c_programs import Build, Compile, Start
 from tests.peers import Child, Forge
+
+FOLDER = Path(__file__).parent
 
 Spawn = Callable[..., Child]
 
@@ -42,3 +50,36 @@ def spawn(forge: Forge, atomics_twin: str, tmp_path: Path) -> Iterator[Spawn]:
             with contextlib.suppress(ProcessLookupError):
                 child.signal(signal.SIGKILL)
             child.wait()
+
+
+@pytest.fixture(scope="session")
+def build(tmp_path_factory: pytest.TempPathFactory) -> Build:
+    """A function that builds one target of the port's Makefile, once; the program's path."""
+    folder = tmp_path_factory.mktemp("reference_c")
+
+    @functools.cache
+    def build_one(target: str) -> Path:
+        return c_programs.make(folder, target)
+
+    return build_one
+
+
+@pytest.fixture(scope="session")
+def compile_c(tmp_path_factory: pytest.TempPathFactory) -> Compile:
+    """A function that compiles a program of this folder with these flags, once; its path."""
+    folder = tmp_path_factory.mktemp("programs_c")
+
+    @functools.cache
+    def compile_one(source: str, *flags: str, before: tuple[Path, ...] = ()) -> Path:
+        program = folder / f"{len(list(folder.iterdir()))}-{Path(source).stem}"
+        c_programs.compile_strictly(FOLDER / source, program, *flags, before=before)
+        return program
+
+    return compile_one
+
+
+@pytest.fixture
+def start() -> Iterator[Start]:
+    """A function that starts a program; whatever still runs at the end is killed."""
+    with c_programs.starting() as start_one:
+        yield start_one

@@ -1,11 +1,10 @@
-"""Every number of PROTOCOL.md, of the Python code and of ``rlay.h`` is the same number."""
+"""Every number of PROTOCOL.md and of the Python code is the same number."""
 
 from __future__ import annotations
 
 import dataclasses
 import re
 import struct
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -24,35 +23,7 @@ from rlay.protocol.schema import Schema, compile_layout
 from rlay.protocol.spaces import space_from
 from rlay.protocol.turn import TABLE
 from tests.spec.golden_valid import cartpole_schema
-
-ROOT = Path(__file__).parent.parent.parent
-PAGE = (ROOT / "spec" / "PROTOCOL.md").read_text(encoding="utf-8")
-C_HEADER = ROOT / "ports" / "reference_c" / "rlay.h"
-
-Row = tuple[str, ...]
-
-
-def cells(line: str) -> Row:
-    """Return the cells of a line of a table; an escaped bar does not separate."""
-    parts = re.split(r"(?<!\\)\|", line.strip().strip("|"))
-    return tuple(part.strip() for part in parts)
-
-
-def parse_tables(page: str) -> dict[str, list[Row]]:
-    """Return the rows below each ``table:`` comment, without the heading."""
-    tables = {}
-    for match in re.finditer(r"<!-- table:(\w+) -->\n((?:\|.*\n)+)", page):
-        lines = match[2].splitlines()
-        tables[match[1]] = [cells(line) for line in lines[2:]]
-    return tables
-
-
-TABLES = parse_tables(PAGE)
-
-
-def number(text: str) -> int:
-    return int(text, 0)
-
+from tests.spec.tables import C_HEADER, PAGE, TABLES, Row, cells, number, spec_values
 
 KNOWN = "header hello values states prefix row dtype leaves crash errors extensions filesystems"
 
@@ -130,12 +101,6 @@ PYTHON_VALUES: dict[str, int] = {
     **{f"FEATURE_{f.name}": f for f in (Feature.RENDER, Feature.CALL)},
     **{f"COMMAND_{command.name}": command for command in Command},
 }
-
-
-def spec_values() -> dict[str, int]:
-    return {
-        name: number(value) for names, value, *_ in TABLES["values"] for name in names.split(" / ")
-    }
 
 
 def test_values() -> None:
@@ -393,75 +358,3 @@ def test_extensions() -> None:
 
 def test_body_nesting() -> None:
     assert f"it MAY refuse more than {body.MAX_DEPTH} levels" in PAGE
-
-
-# ---- rlay.h --------------------------------------------------------------------------
-
-DEFINE = re.compile(r'^#define (RLAY_\w+) +(-?\d\w*|"[^"]*")', re.MULTILINE)
-
-
-def c_defines() -> dict[str, int | str]:
-    """Return the numbers and strings that ``rlay.h`` defines."""
-    return {
-        name: value if value.startswith('"') else number(value)
-        for name, value in DEFINE.findall(C_HEADER.read_text(encoding="utf-8"))
-    }
-
-
-def expected_in_c() -> dict[str, int]:
-    """Return every number of the tables under the name it has in C."""
-    expected = {f"RLAY_{name}": value for name, value in spec_values().items()}
-    for prefix, table in (
-        ("OFF", "header"),
-        ("HELLO", "hello"),
-        ("PREFIX", "prefix"),
-        ("ROW", "row"),
-    ):
-        for offset, _, _, name, *_ in TABLES[table]:
-            expected[f"RLAY_{prefix}_{name.upper()}"] = number(offset)
-    for code, name, _ in TABLES["dtype"]:
-        expected[f"RLAY_DTYPE_{name.upper()}"] = int(code)
-    for code, name, _ in TABLES["errors"]:
-        expected[name] = int(code)
-    for code, name, _ in TABLES["extensions"]:
-        expected[f"RLAY_EXTENSION_{name.upper()}"] = int(code)
-    return expected | {
-        "RLAY_PROTOCOL_MIN": c.PROTOCOL_VERSION,
-        "RLAY_PROTOCOL_MAX": c.PROTOCOL_VERSION,
-        "RLAY_ENDIAN_TAG": c.ENDIAN_TAG,
-        "RLAY_HEADER_SIZE": c.HEADER_SIZE,
-        "RLAY_CONTROL_SIZE": c.CONTROL_SIZE,
-        "RLAY_FIELDS_MAX": c.MAX_ROWS,
-        "RLAY_SCHEMA_MAX": c.SCHEMA_CAPACITY,
-        "RLAY_HELLO_SIZE": HEADER["client_hello"].size,
-        "RLAY_ROW_SIZE": c.ROW_SIZE,
-        "RLAY_PREFIX_SIZE": c.PREFIX_SIZE,
-        "RLAY_PAGE_SIZE": c.RECORD_ALIGNMENT,
-        "RLAY_FIELD_NAME_MAX": c.MAX_NAME,
-        "RLAY_WELCOME_TEXT_SIZE": HEADER["welcome_text"].size,
-        "RLAY_RECORD_REQUEST": RecordKind.REQUEST,
-        "RLAY_RECORD_REPLY": RecordKind.REPLY,
-        "RLAY_GROUP_NONE": c.WHOLE_RECORD,
-        "RLAY_NDIM_MAX": c.MAX_NDIM,
-        "RLAY_BODY_MAX": 1 << 30,
-        "RLAY_RECORD_MAX": c.MAX_RECORD,
-    }
-
-
-@pytest.mark.parametrize("name", expected_in_c())
-def test_c_number(name: str) -> None:
-    assert c_defines().get(name) == expected_in_c()[name], f"{name} in {C_HEADER.name}"
-
-
-def test_c_magic() -> None:
-    text = c_defines()["RLAY_MAGIC"]
-    assert isinstance(text, str)
-    assert text.strip('"').encode().decode("unicode_escape").encode("latin-1") == c.MAGIC
-
-
-@pytest.mark.parametrize(
-    "prefix", ["OFF", "HELLO", "PREFIX", "ROW", "DTYPE", "E", "EXTENSION", "COMMAND", "FEATURE"]
-)
-def test_c_defines_nothing_else_of_a_table(prefix: str) -> None:
-    ours = {name for name in c_defines() if name.startswith(f"RLAY_{prefix}_")}
-    assert ours == {name for name in expected_in_c() if name.startswith(f"RLAY_{prefix}_")}
