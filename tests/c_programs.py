@@ -7,7 +7,7 @@ import os
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -30,7 +30,7 @@ Compile = Callable[..., Path]
 Start = Callable[..., "subprocess.Popen[str]"]
 
 
-def make(folder: Path, target: str, *variables: str, timeout: float = WATCHDOG) -> Path:
+def make(folder: Path, target: str, *variables: str, timeout: float = 2 * WATCHDOG) -> Path:
     """Build a target of the port's Makefile into ``folder``; the program's path."""
     program = folder / target
     done = subprocess.run(
@@ -44,10 +44,9 @@ def make(folder: Path, target: str, *variables: str, timeout: float = WATCHDOG) 
     return program
 
 
-def compile_strictly(source: Path, program: Path, *flags: str, before: Sequence[Path] = ()) -> None:
-    """Compile a program that includes ``rlay.h``, which is looked for in ``before`` first."""
-    include = [f"-I{folder}" for folder in (*before, PORT)]
-    command = ["cc", *STRICT, *flags, *include, str(source), "-o", str(program), "-lm"]
+def compile_strictly(source: Path, program: Path, *flags: str) -> None:
+    """Compile a program that includes ``rlay.h``; the flags may name a folder with another one."""
+    command = ["cc", *STRICT, *flags, f"-I{PORT}", str(source), "-o", str(program), "-lm"]
     subprocess.run(command, check=True, timeout=2 * WATCHDOG)
 
 

@@ -17,10 +17,10 @@ import numpy as np
 import pytest
 
 import rlay
+from tests import c_programs
 
 ROOT = Path(__file__).parents[1]
 EXAMPLES = ROOT / "examples"
-PORT = ROOT / "ports" / "reference_c"
 #: The watchdog: no process of these tests lives longer.
 WATCHDOG = 100.0
 TESTED = {"hello.py", "game_loop.py", "game_agent.py", "cartpole_cem.py"}
@@ -71,15 +71,7 @@ def game(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The CartPole in C, built in a directory of this test process alone."""
     if not shutil.which("make") or not shutil.which("cc"):
         pytest.skip("there is no make or no C compiler")
-    program = tmp_path_factory.mktemp("game") / "cartpole_env"
-    done = subprocess.run(
-        ["make", "-C", str(PORT), f"BUILD={program.parent}", str(program)],
-        capture_output=True,
-        text=True,
-        timeout=WATCHDOG,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    return program
+    return c_programs.make(tmp_path_factory.mktemp("game"), "cartpole_env", timeout=WATCHDOG)
 
 
 @pytest.fixture(scope="module")

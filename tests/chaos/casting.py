@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
-import shutil
 import subprocess
 import tempfile
 from pathlib import Path
 from typing import Any
 
 from rlay import atomics
+from tests.c_programs import compile_apart
 from tests.chaos import actors, broken, ledger
-from tests.peers import ROOT, Child, Forge
+from tests.peers import Child, Forge
 
 #: Seconds an agent waits for a reply, and either side for its peer.
 TIMEOUT, ATTACH = 1.0, 2.0
 SOURCE = Path(__file__).with_name("peer.c")
-PORT = ROOT / "ports/reference_c"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,15 +57,7 @@ CASTS = (
 
 def build_c_peer() -> tuple[tempfile.TemporaryDirectory[str], str] | None:
     """Compile ``peer.c``; None where there is no compiler."""
-    compiler = shutil.which("cc")
-    if compiler is None:
-        return None
-    folder = tempfile.TemporaryDirectory(prefix="rlay-chaos-")
-    program = f"{folder.name}/peer"
-    flags = ["-std=c11", "-O2", "-Wall", "-Wextra", "-Wpedantic", "-Werror", "-ffp-contract=off"]
-    command = [compiler, *flags, "-I", str(PORT), "-o", program, str(SOURCE), "-lm"]
-    subprocess.run(command, check=True)
-    return folder, program
+    return compile_apart(SOURCE, "-ffp-contract=off")
 
 
 class CPeer:

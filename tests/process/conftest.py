@@ -70,9 +70,9 @@ def compile_c(tmp_path_factory: pytest.TempPathFactory) -> Compile:
     folder = tmp_path_factory.mktemp("programs_c")
 
     @functools.cache
-    def compile_one(source: str, *flags: str, before: tuple[Path, ...] = ()) -> Path:
+    def compile_one(source: str, *flags: str) -> Path:
         program = folder / f"{len(list(folder.iterdir()))}-{Path(source).stem}"
-        c_programs.compile_strictly(FOLDER / source, program, *flags, before=before)
+        c_programs.compile_strictly(FOLDER / source, program, *flags)
         return program
 
     return compile_one

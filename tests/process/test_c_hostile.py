@@ -9,7 +9,6 @@ import dataclasses
 import json
 import os
 import re
-import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -18,8 +17,9 @@ from typing import Any
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
-PORT = ROOT / "ports" / "reference_c"
+from tests.c_programs import header_with, make, needs_make
+from tests.peers import ROOT
+
 GOLDEN = ROOT / "spec" / "golden"
 #: Nothing is asserted about shorter times.
 WATCHDOG = 280.0
@@ -31,8 +31,7 @@ pytestmark = [
     pytest.mark.timeout(600),
     pytest.mark.leaves_files,  # a broken port ends in the middle
     pytest.mark.skipif(sys.platform != "linux", reason="the fuzz programs are for Linux"),
-    pytest.mark.skipif(shutil.which("make") is None, reason="there is no make"),
-    pytest.mark.skipif(shutil.which("cc") is None, reason="there is no C compiler"),
+    needs_make,
 ]
 
 Build = Callable[..., Path]
@@ -104,14 +103,11 @@ def build(tmp_path_factory: pytest.TempPathFactory) -> Build:
 
     def build_one(target: str, header: str = "") -> Path:
         folder = tmp_path_factory.mktemp("hostile")
-        variables = [f"BUILD={folder}", "OPTIMISE=-O0"]  # building takes longest
+        variables = ["OPTIMISE=-O0"]  # building takes longest
         if header:
             (folder / "rlay.h").write_text(header, encoding="utf-8")
             variables.append(f"HEADER={folder}")
-        program = folder / target
-        done = run("make", "-C", PORT, *variables, program)
-        assert done.returncode == 0, done.stdout + done.stderr
-        return program
+        return make(folder, target, *variables, timeout=WATCHDOG)
 
     return build_one
 
@@ -145,12 +141,6 @@ def cases(*folders: str) -> dict[str, tuple[dict[str, Any], list[Path]]]:
     return found
 
 
-def broken(mutant: Mutant) -> str:
-    text = (PORT / "rlay.h").read_text(encoding="utf-8")
-    assert text.count(mutant.was) == 1, f"rlay.h has changed: {mutant.was}"
-    return text.replace(mutant.was, mutant.now)
-
-
 @pytest.mark.parametrize("target", ["attach", "body", "records", "table"])
 def test_no_bytes_break_a_parser(build: Build, need: Callable[[str], None], target: str) -> None:
     need("address,undefined")
@@ -174,7 +164,10 @@ def test_a_port_without_a_check_is_noticed(
 ) -> None:
     need("address,undefined")
     arguments = {"hostile": ["200"], "once": cases("valid")["cartpole_two_steps"][1]}
-    done = run(build(program, broken(mutant)), *arguments.get(program, [GOLDEN, ROUNDS]))
+    done = run(
+        build(program, header_with((mutant.was, mutant.now))),
+        *arguments.get(program, [GOLDEN, ROUNDS]),
+    )
     assert done.returncode != 0
     assert re.search("AddressSanitizer|runtime error|contract broken", done.stderr), done.stderr
 
@@ -230,10 +223,8 @@ def test_the_thread_sanitizer_sees_a_relaxed_turn(
     build: Build, need: Callable[[str], None]
 ) -> None:
     need("thread")
-    text = (PORT / "rlay.h").read_text(encoding="utf-8")
     store = "__atomic_store_n((uint32_t *)(void *)at, value, __ATOMIC_RELEASE)"
-    assert text.count(store) == 1
-    program = build("race", text.replace(store, store.replace("RELEASE", "RELAXED")))
+    program = build("race", header_with((store, store.replace("RELEASE", "RELAXED"))))
     done = run(program, "1")
     assert done.returncode != 0
     assert "WARNING: ThreadSanitizer: data race" in done.stderr

@@ -5,12 +5,11 @@ from __future__ import annotations
 import contextlib
 import os
 import random
-import shutil
 import signal
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,21 +18,17 @@ import pytest
 from rlay import atomics
 from rlay.protocol.constants import TAIL_SIZE
 from tests import pulled
+from tests.c_programs import Compile, Start, finish, header_with, needs_cc, starting
 from tests.peers import WATCHDOG, until
 
-ROOT = Path(__file__).parents[2]
-PORT = ROOT / "ports" / "reference_c"
-SOURCE = Path(__file__).parent / "wide_peer.c"
+WIDE_PEER = ("wide_peer.c", "-O2")
 CHANNEL_FORMAT = 8
 ROUNDS = 6
 
 pytestmark = [
     pytest.mark.one_twin,
-    pytest.mark.skipif(shutil.which("cc") is None, reason="there is no C compiler"),
+    needs_cc,
 ]
-
-Build = Callable[..., Path]
-Start = Callable[..., "subprocess.Popen[str]"]
 
 
 @pytest.fixture(autouse=True)
@@ -44,52 +39,11 @@ def compiled(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RLAY_ATOMICS", "compiled")
 
 
-@pytest.fixture(scope="session")
-def build(tmp_path_factory: pytest.TempPathFactory) -> Build:
-    """A function that compiles a program with these flags, once."""
-    folder = tmp_path_factory.mktemp("truncation_c")
-
-    def build_one(*flags: str, source: Path = SOURCE) -> Path:
-        program = folder / "".join([source.stem, *flags]).replace("/", "_")[-200:]
-        if not program.exists():
-            strict = ["-std=c11", "-O2", "-Wall", "-Wextra", "-Wpedantic", "-Werror"]
-            command = ["cc", *strict, *flags, f"-I{PORT}", str(source), "-o", str(program), "-lm"]
-            subprocess.run(command, check=True, timeout=WATCHDOG)
-        return program
-
-    return build_one
-
-
 @pytest.fixture
 def start() -> Iterator[Start]:
-    """A function that starts a program; whatever still runs at the end is killed."""
-    running: list[subprocess.Popen[str]] = []
-
-    def start_one(program: Path, *arguments: str, **variables: str) -> subprocess.Popen[str]:
-        process = subprocess.Popen(
-            [str(program), *arguments],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            env={**os.environ, **variables},
-        )
-        running.append(process)
-        return process
-
-    try:
+    """As the general one, but what a program prints comes in one stream."""
+    with starting(stderr=subprocess.STDOUT) as start_one:
         yield start_one
-    finally:
-        for process in running:
-            if process.poll() is None:
-                process.kill()
-            process.communicate()
-
-
-def finish(process: subprocess.Popen[str], code: int = 0) -> list[str]:
-    """Wait for a process, check its exit code, and give its lines."""
-    out, _ = process.communicate(timeout=WATCHDOG)
-    assert process.returncode == code, f"exit code {process.returncode}: {out}"
-    return out.splitlines()
 
 
 def problems(lines: list[str], least: int) -> list[str]:
@@ -106,15 +60,15 @@ MODES = [("server", "ClientEnv"), ("client", "ServerEnv")]
 @pytest.mark.parametrize("which", ["data", "control"])
 @pytest.mark.parametrize(("side", "mode"), MODES)
 def test_an_environment_in_c(
-    side: str, mode: str, which: str, build: Build, start: Start, spawn: Any
+    side: str, mode: str, which: str, compile_c: Compile, start: Start, spawn: Any
 ) -> None:
-    env = start(build(), "env", side, "pulled")
+    env = start(compile_c(*WIDE_PEER), "env", side, "pulled")
     agent = spawn(pulled.agent, mode, ROUNDS, which)
     assert agent.wait() == 0, agent.output()
     said = agent.said()
     assert [words[1] for words in said if words[0] == "cut"] == ["ChannelFormatError"] * ROUNDS
     assert not [words for words in said if words[0].startswith("wrong")]
-    assert problems(finish(env), ROUNDS) == []
+    assert problems(finish(env).splitlines(), ROUNDS) == []
 
 
 def cut_from_outside(pid: int, suffix: str, before: set[int]) -> bool:
@@ -146,10 +100,16 @@ def stay(lines: list[str], process: subprocess.Popen[str]) -> threading.Thread:
 @pytest.mark.parametrize("suffix", [".data", ".rlay"])
 @pytest.mark.parametrize(("side", "mode"), [("client", "ClientEnv"), ("server", "ServerEnv")])
 def test_an_agent_in_c(
-    side: str, mode: str, suffix: str, build: Build, start: Start, spawn: Any, channel_root: Path
+    side: str,
+    mode: str,
+    suffix: str,
+    compile_c: Compile,
+    start: Start,
+    spawn: Any,
+    channel_root: Path,
 ) -> None:
     host = spawn(pulled.host, mode)
-    agent = start(build(), "agent", side, "pulled")
+    agent = start(compile_c(*WIDE_PEER), "agent", side, "pulled")
     lines: list[str] = []
     reader = stay(lines, agent)
     before: set[int] = set()
@@ -176,20 +136,21 @@ ASKS = "return rlay__guard_is_lost(ch->data_guard) || rlay__guard_is_lost(ch->co
     ids=["compiled without", "switched off"],
 )
 def test_without_the_guard_a_cut_kills(
-    flags: list[str], variables: dict[str, str], build: Build, start: Start, spawn: Any
+    flags: list[str], variables: dict[str, str], compile_c: Compile, start: Start, spawn: Any
 ) -> None:
-    env = start(build(*flags), "env", "server", "pulled", **variables)
+    env = start(compile_c(*WIDE_PEER, *flags), "env", "server", "pulled", **variables)
     spawn(pulled.agent, "ClientEnv", 30, "observation")  # of which some are seen in time
     finish(env, -signal.SIGBUS)
 
 
 @pytest.mark.leaves_files
-def test_zeros_would_be_noticed(build: Build, start: Start, spawn: Any, tmp_path: Path) -> None:
+def test_zeros_would_be_noticed(
+    compile_c: Compile, start: Start, spawn: Any, tmp_path: Path
+) -> None:
     """With a guard that nobody asks, a value of the environment never arrives."""
-    header = (PORT / "rlay.h").read_text()
-    assert header.count(ASKS) == 1
-    (tmp_path / "rlay.h").write_text(header.replace(ASKS, "return (void)ch, 0;"))
-    start(build("-Wno-unused-function", f"-I{tmp_path}"), "env", "server", "pulled")
+    (tmp_path / "rlay.h").write_text(header_with((ASKS, "return (void)ch, 0;")))
+    blind = compile_c(*WIDE_PEER, "-Wno-unused-function", f"-I{tmp_path}")
+    start(blind, "env", "server", "pulled")
     agent = spawn(pulled.agent, "ClientEnv", 1, "observation", broken="nobody asks")
     assert agent.wait() == 3, agent.output()
     assert agent.said()[0][:2] == ["wrong observation", 0]

@@ -2,36 +2,16 @@
 
 from __future__ import annotations
 
-import shutil
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
-WATCHDOG = 90.0
-pytestmark = pytest.mark.skipif(
-    not (shutil.which("cc") and shutil.which("make")), reason="there is no C compiler"
-)
+from tests.c_programs import Build, needs_make
+from tests.peers import ROOT, WATCHDOG
 
-
-@pytest.fixture(scope="session")
-def c_peer(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], str]:
-    """Return a function that builds a C program, plain or sanitized, once."""
-    folder = tmp_path_factory.mktemp("c")
-
-    def build(name: str) -> str:
-        subprocess.run(
-            ["make", "-C", ROOT / "ports/reference_c", f"BUILD={folder}", folder / name],
-            check=True,
-            capture_output=True,
-            timeout=WATCHDOG,
-        )
-        return str(folder / name)
-
-    return build
+pytestmark = needs_make
 
 
 def _expected_lines() -> list[str]:
@@ -52,22 +32,22 @@ def _expected_lines() -> list[str]:
     return done.stdout.splitlines()
 
 
-def _command(language: str, c_peer: Callable[[str], str]) -> list[str]:
+def _command(language: str, build: Build) -> list[str]:
     if language == "python":
         return [sys.executable, str(ROOT / "tests/scripted_peer.py")]
-    return [c_peer("scripted_peer" if language == "c" else "scripted_peer_sanitize")]
+    return [str(build("scripted_peer" if language == "c" else "scripted_peer_sanitize"))]
 
 
 @pytest.mark.parametrize("agent_side", ["client", "server"])
 @pytest.mark.parametrize("agent", ["python", "c", "sanitized_c"])
 @pytest.mark.parametrize("env", ["python", "c", "sanitized_c"])
 def test_every_pairing_plays_the_same_episode(
-    env: str, agent: str, agent_side: str, c_peer: Callable[[str], str], channel_root: Path
+    env: str, agent: str, agent_side: str, build: Build, channel_root: Path
 ) -> None:
     env_side = "server" if agent_side == "client" else "client"
     commands = {
-        "env": [*_command(env, c_peer), "--side", env_side, "--role", "env"],
-        "agent": [*_command(agent, c_peer), "--side", agent_side, "--role", "agent"],
+        "env": [*_command(env, build), "--side", env_side, "--role", "env"],
+        "agent": [*_command(agent, build), "--side", agent_side, "--role", "agent"],
     }
     processes: dict[str, subprocess.Popen[str]] = {}
     try:

@@ -6,11 +6,10 @@ import contextlib
 import functools
 import json
 import os
-import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,19 +18,14 @@ import pytest
 import rlay
 from rlay.channel.channel import Channel
 from rlay.channel.locks import OsLock
+from tests.c_programs import Build, needs_make
 from tests.peers import WATCHDOG, Task, until
 from tests.toys import Counter
 
 CHANNEL = "races"
-PORT = Path(__file__).parents[2] / "ports/reference_c"
 #: How many contend, and how often; the winner is killed after each round.
 CONTENDERS = 50
 ROUNDS = int(os.environ.get("RLAY_TEST_ROUNDS", "2"))
-
-
-c_compiler = pytest.mark.skipif(
-    not (shutil.which("cc") and shutil.which("make")), reason="there is no C compiler"
-)
 
 
 def no_locks() -> None:
@@ -209,31 +203,13 @@ def test_without_locks_there_are_many_winners(what: str, spawn: Any, race: Race)
 # Contenders in C, and both kinds together.
 
 
-@pytest.fixture(scope="session")
-def scripted_peer(tmp_path_factory: pytest.TempPathFactory) -> Callable[[], str]:
-    """A function that builds the C peer, once."""
-    folder = tmp_path_factory.mktemp("c")
-
-    def build() -> str:
-        target = folder / "scripted_peer"
-        subprocess.run(
-            ["make", "-C", PORT, f"BUILD={folder}", target],
-            check=True,
-            capture_output=True,
-            timeout=2 * WATCHDOG,
-        )
-        return str(target)
-
-    return build
-
-
 class Games:
     """Programs in C that begin when the gate opens."""
 
-    def __init__(self, program: str, race: Race, count: int, *arguments: str) -> None:
+    def __init__(self, program: Path, race: Race, count: int, *arguments: str) -> None:
         self.all = [
             subprocess.Popen(
-                ["sh", "-c", 'read go < "$0"; exec "$@"', race.gates[0], program, *arguments],
+                ["sh", "-c", 'read go < "$0"; exec "$@"', race.gates[0], str(program), *arguments],
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.PIPE,
                 text=True,
@@ -260,15 +236,13 @@ class Games:
             game.stderr.close()
 
 
-@c_compiler
+@needs_make
 @pytest.mark.leaves_files
 @pytest.mark.parametrize("in_python", [0, CONTENDERS // 2], ids=["c", "mixed"])
-def test_many_servers_in_c(
-    in_python: int, spawn: Any, race: Race, scripted_peer: Callable[[], str]
-) -> None:
+def test_many_servers_in_c(in_python: int, spawn: Any, race: Race, build: Build) -> None:
     children = [spawn(contend, "server", race.gates, str(race.log)) for _ in range(in_python)]
     server = ("--side", "server", "--role", "agent", "--channel", CHANNEL, "--timeout", "60")
-    games = Games(scripted_peer(), race, CONTENDERS - in_python, *server)
+    games = Games(build("scripted_peer"), race, CONTENDERS - in_python, *server)
     try:
         until(lambda: len(race.said("ready", 0)) == in_python, "all are ready")
         race.go(0, CONTENDERS)
@@ -293,15 +267,15 @@ def test_many_servers_in_c(
         games.close()
 
 
-@c_compiler
+@needs_make
 @pytest.mark.one_twin
-def test_many_clients_in_c(race: Race, scripted_peer: Callable[[], str]) -> None:
+def test_many_clients_in_c(race: Race, build: Build) -> None:
     """One attaches; the others wait for their time-out and say that somebody else has."""
     client = ("--side", "client", "--role", "env", "--channel", CHANNEL, "--timeout", "2")
     with contextlib.closing(
         rlay.MemServer(CHANNEL, rlay.Role.AGENT, features=rlay.Feature.NONE)
     ) as server:
-        games = Games(scripted_peer(), race, CONTENDERS, *client)
+        games = Games(build("scripted_peer"), race, CONTENDERS, *client)
         try:
             race.go(0, CONTENDERS)
             session = server.accept(WATCHDOG)
@@ -313,7 +287,7 @@ def test_many_clients_in_c(race: Race, scripted_peer: Callable[[], str]) -> None
             winner.wait()
             winner.stderr.close()
             session.end()
-            again = Games(scripted_peer(), race, 1, *client)
+            again = Games(build("scripted_peer"), race, 1, *client)
             games.all += again.all
             race.go(0, 1)
             assert server.accept(WATCHDOG).peer.pid == again.all[0].pid
@@ -321,17 +295,17 @@ def test_many_clients_in_c(race: Race, scripted_peer: Callable[[], str]) -> None
             games.close()
 
 
-@c_compiler
+@needs_make
 @pytest.mark.leaves_files
 def test_programs_that_do_not_meet_are_all_winners(
-    race: Race, scripted_peer: Callable[[], str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    race: Race, build: Build, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The check above sees it."""
     games = []
     for which in ("a", "b"):
         monkeypatch.setenv("RLAY_DIR", str(tmp_path / which))
         server = ("--side", "server", "--role", "agent", "--channel", CHANNEL, "--timeout", "60")
-        games.append(Games(scripted_peer(), race, 1, *server))
+        games.append(Games(build("scripted_peer"), race, 1, *server))
     try:
         race.go(0, 2)
         for which in ("a", "b"):

@@ -20,6 +20,7 @@ import pytest
 import rlay
 from rlay import session as session_module
 from rlay.protocol import records
+from tests.c_programs import PORT, header_with, needs_make
 from tests.peers import BACKENDS, FACES, MODES, ROOT, WATCHDOG, Task, environment
 
 CHANNEL = "sequence"
@@ -27,10 +28,6 @@ PATIENT = {"timeout": WATCHDOG, "attach_timeout": WATCHDOG}
 WRAPS = {"2**31": 2**31, "2**32": 2**32, "2**63": 2**63}
 #: So many exchanges lie before the wrap.
 BEFORE = 5
-
-c_compiler = pytest.mark.skipif(
-    not (shutil.which("cc") and shutil.which("make")), reason="there is no C compiler"
-)
 
 
 class Plain(gymnasium.Env[np.ndarray, Any]):
@@ -146,21 +143,17 @@ runpy.run_path(SCRIPT, run_name="__main__")
 def begun_in_c(tmp_path_factory: pytest.TempPathFactory) -> Callable[[int, bool], str]:
     """A function that builds the scripted peer with another first number, or with 32 bits."""
     folder = tmp_path_factory.mktemp("sequence")
-    port = ROOT / "ports/reference_c"
 
     def build(first: int, short: bool = False) -> str:
         where = folder / f"{first}-{short}"
         if not where.exists():
             where.mkdir()
-            text = (port / "rlay.h").read_text()
-            changed = text.replace("ch->seq = 0;", f"ch->seq = {first}u;")
-            assert changed != text
+            changes = [("ch->seq = 0;", f"ch->seq = {first}u;")]
             if short:
                 stores = "rlay__put_u64(record + RLAY_PREFIX_SEQ, seq);"
-                assert stores in changed
-                changed = changed.replace(stores, stores.replace("seq);", "(uint32_t)seq);"))
-            (where / "rlay.h").write_text(changed)
-            shutil.copy(port / "scripted_peer.c", where)
+                changes.append((stores, stores.replace("seq);", "(uint32_t)seq);")))
+            (where / "rlay.h").write_text(header_with(*changes))
+            shutil.copy(PORT / "scripted_peer.c", where)
             subprocess.run(
                 ["cc", "-std=c11", "-O1", "-o", where / "peer", where / "scripted_peer.c", "-lm"],
                 check=True,
@@ -209,7 +202,7 @@ def without_numbers(lines: list[str]) -> list[str]:
     return [" ".join([*line.split()[:1], *line.split()[2:]]) for line in lines]
 
 
-@c_compiler
+@needs_make
 @pytest.mark.parametrize("side", ["client", "server"])
 @pytest.mark.parametrize(("env", "agent"), [("c", "c"), ("c", "python"), ("python", "c")])
 def test_c_plays_across(
@@ -225,7 +218,7 @@ def test_c_plays_across(
     assert without_numbers(lines) == without_numbers(expected)
 
 
-@c_compiler
+@needs_make
 @pytest.mark.one_twin
 @pytest.mark.parametrize(("env", "agent"), [("short_c", "c"), ("c", "short_c")])
 def test_32_bits_in_c_are_found_out(

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.c_programs import header_with
 from tests.faults import broken, sweep
 from tests.faults.broken import Broken
 from tests.faults.errnos import ERRNOS, MUST_RETRY, TELLING
@@ -83,10 +84,7 @@ def test_the_sweep_finds_what_is_broken_in_c(
     control: Broken, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("RLAY_SIGBUS", "off")  # what was not reserved is to end the process
-    original, instead = control.change
-    header = (sweep.PORT / "rlay.h").read_text()
-    assert header.count(original) == 1
-    (tmp_path / "rlay.h").write_text(header.replace(original, instead))
+    (tmp_path / "rlay.h").write_text(header_with(control.change))
     story = sweep.build_story(tmp_path, port=tmp_path)
     complain(control, sweep.c_victim(control.victim, story))
 

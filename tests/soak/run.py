@@ -7,16 +7,15 @@ from __future__ import annotations
 
 import dataclasses
 import os
-import shutil
-import subprocess
 import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
+from tests.c_programs import compile_apart
 from tests.chaos.casting import CPeer
 from tests.chaos.ledger import HOLD, SESSIONS, STEPS, STOP, Ledger
-from tests.peers import ROOT, Child, Forge
+from tests.peers import Child, Forge
 from tests.soak import peers
 from tests.soak.measure import MEMORY_ALLOWED, Look, growth, held
 
@@ -65,16 +64,7 @@ class Result:
 
 def build() -> tuple[tempfile.TemporaryDirectory[str], str] | None:
     """Compile ``peer.c``; None where there is no compiler."""
-    compiler = shutil.which("cc")
-    if compiler is None:
-        return None
-    folder = tempfile.TemporaryDirectory(prefix="rlay-soak-")
-    program, source = f"{folder.name}/peer", Path(__file__).with_name("peer.c")
-    flags = ["-std=c11", "-O2", "-Wall", "-Wextra", "-Wpedantic", "-Werror"]
-    port = ROOT / "ports/reference_c"
-    command = [compiler, *flags, "-I", str(port), "-o", program, str(source), "-lm"]
-    subprocess.run(command, check=True)
-    return folder, program
+    return compile_apart(Path(__file__).with_name("peer.c"))
 
 
 def _goal(soak: Soak, look: int) -> int:
