@@ -12,9 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.peers import ROOT, WATCHDOG
+from tests.peers import PORT, WATCHDOG
 
-PORT = ROOT / "ports" / "reference_c"
 STRICT = ("-std=c11", "-Wall", "-Wextra", "-Wpedantic", "-Werror")
 SANITIZE = ("-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all")
 

@@ -26,6 +26,7 @@ import rlay
 from rlay import atomics
 
 ROOT = Path(__file__).parents[1]
+PORT = ROOT / "ports" / "reference_c"
 #: The watchdog, seconds. Nothing is asserted about shorter times.
 WATCHDOG = 90.0
 MODES = ("ClientEnv", "ServerEnv")

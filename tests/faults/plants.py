@@ -13,7 +13,7 @@ from pathlib import Path
 
 import rlay
 from rlay.errors import RlayError
-from tests.peers import environment
+from tests.peers import PORT, environment
 
 CHANNEL = "c"
 GENERATION = 0x1122334455667788
@@ -21,6 +21,10 @@ UNSAFE_PATH = rlay.UnsafePathError.code
 PRECIOUS = b"nobody may touch this"
 IS_ROOT = hasattr(os, "geteuid") and os.geteuid() == 0
 STRANGER = 12345
+SIDES = ("server", "client")
+FILES = (f"{CHANNEL}.rlay", f"{CHANNEL}.server.lock", f"{CHANNEL}.client.lock")
+#: The sources of a peer in C to which the shim can tell what it meets.
+PEER = (PORT / "scripted_peer.c", Path(__file__).with_name("planned.c"))
 
 Attempt = Callable[[str], tuple[int, str]]
 

@@ -27,10 +27,9 @@ from rlay.errors import error_for_code
 from tests.faults.errnos import ERRNOS
 from tests.faults.judgement import Case, judge
 from tests.faults.story import VICTIMS
-from tests.peers import environment
+from tests.peers import PORT, environment
 
 HERE = Path(__file__).parent
-PORT = HERE.parents[1] / "ports" / "reference_c"
 TWINS = ("compiled", "pure")
 #: Seconds without an answer after which a case hangs: well above the deadlines of the story.
 WATCHDOG = 40.0

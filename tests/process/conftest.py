@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import shutil
 import signal
+import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,7 @@ import pytest
 
 from tests import c_programs
 from tests.c_programs import Build, Compile, Start
+from tests.faults import plants
 from tests.peers import Child, Forge
 
 FOLDER = Path(__file__).parent
@@ -83,3 +86,34 @@ def start() -> Iterator[Start]:
     """A function that starts a program; whatever still runs at the end is killed."""
     with c_programs.starting() as start_one:
         yield start_one
+
+
+@pytest.fixture(scope="session")
+def compile_gnu(tmp_path_factory: pytest.TempPathFactory) -> Compile:
+    """A function that compiles sources with ``rlay.h``, or with a changed copy, for glibc."""
+    if shutil.which("gcc") is None:
+        pytest.skip("there is no gcc")
+
+    def compile_one(*sources: Path, change: tuple[str, str] | None = None) -> Path:
+        folder = tmp_path_factory.mktemp("gnu")
+        header = c_programs.header_with(*[change] if change else [])
+        (folder / "rlay.h").write_text(header, encoding="utf-8")
+        copies = [Path(shutil.copy(source, folder)) for source in sources]
+        command = ["gcc", "-std=gnu11", "-O1", "-o", folder / "program", *copies, "-ldl", "-lm"]
+        subprocess.run(command, check=True)
+        return folder / "program"
+
+    return compile_one
+
+
+@pytest.fixture(scope="session")
+def planned_peer(compile_gnu: Compile) -> Path:
+    """A peer in C that can be told what it meets."""
+    return compile_gnu(*plants.PEER)
+
+
+@pytest.fixture
+def attempts(request: pytest.FixtureRequest) -> dict[str, plants.Attempt]:
+    """How to begin in each language."""
+    in_c = plants.begin_in_c(request.getfixturevalue("planned_peer"))
+    return {"python": plants.begin, "c": in_c}

@@ -20,8 +20,8 @@ import pytest
 import rlay
 from rlay import session as session_module
 from rlay.protocol import records
-from tests.c_programs import PORT, header_with, needs_make
-from tests.peers import BACKENDS, FACES, MODES, ROOT, WATCHDOG, Task, environment
+from tests.c_programs import header_with, needs_make
+from tests.peers import BACKENDS, FACES, MODES, PORT, ROOT, WATCHDOG, Task, environment
 
 CHANNEL = "sequence"
 PATIENT = {"timeout": WATCHDOG, "attach_timeout": WATCHDOG}

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from rlay.protocol.constants import CONTROL_SIZE, HEADER_SIZE, Side
+from tests.peers import PORT
 from tests.sweep import ptrace
 from tests.sweep.judge import Verdict
 from tests.sweep.points import Point
@@ -29,7 +30,6 @@ from tests.sweep.truth import read_truth
 from tests.sweep.victim import Part
 
 HERE = Path(__file__).parent
-PORT = HERE.parents[1] / "ports" / "reference_c"
 
 #: The regions of native_victim.c: number, name, and whether each execution is a point of its own.
 REGIONS = {
