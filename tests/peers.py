@@ -29,6 +29,8 @@ ROOT = Path(__file__).parents[1]
 PORT = ROOT / "ports" / "reference_c"
 #: The watchdog, seconds. Nothing is asserted about shorter times.
 WATCHDOG = 90.0
+#: For endpoints: nothing but the watchdog ends their waits.
+PATIENT = {"timeout": WATCHDOG, "attach_timeout": WATCHDOG}
 MODES = ("ClientEnv", "ServerEnv")
 FACES: dict[str, Any] = {"ClientEnv": rlay.ClientEnv, "ServerEnv": rlay.ServerEnv}
 BACKENDS: dict[str, Any] = {"ClientEnv": rlay.ServerBackend, "ServerEnv": rlay.ClientBackend}
@@ -70,6 +72,14 @@ class Task:
         if self._error is not None:
             raise self._error
         return self._outcome[0]
+
+
+def hang(toy: Any, method: str, call: Callable[..., Any], *args: Any) -> Task:
+    """Make a call in a thread, and wait until the toy hangs in this method of it."""
+    toy.plan[method] = "block"
+    task = Task(call, *args)
+    until(toy.entered.is_set, f"the environment hangs in {method}")
+    return task
 
 
 def _serve(backend: Any, stop: threading.Event) -> None:

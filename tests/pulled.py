@@ -23,13 +23,12 @@ import rlay
 from rlay import atomics, session
 from rlay.channel import files
 from rlay.protocol.constants import TAIL_SIZE
-from tests.peers import BACKENDS, FACES, WATCHDOG, say
+from tests.peers import BACKENDS, FACES, PATIENT, WATCHDOG, say
 from tests.toys import Counter
 
 #: Five pages: a cut may take some of them and leave the others.
 WIDTH = 2500
 LANES = 3
-PATIENT = {"timeout": WATCHDOG, "attach_timeout": WATCHDOG}
 
 
 class Wide(gymnasium.Env[np.ndarray, Any]):

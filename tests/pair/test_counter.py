@@ -59,8 +59,7 @@ def test_after_a_time_out_in_step(mode: str) -> None:
                 call()
         with pytest.raises(rlay.ChannelTimeoutError):
             env.wait(0.0)
-        toy.plan.clear()
-        toy.release.set()
+        toy.let_go()
         env.timeout = None
         observation, reward, *_ = env.wait()
         assert (observation.tolist()[1:], reward) == ([2, 6], 6.0)
@@ -73,8 +72,7 @@ def test_after_a_time_out_in_reset(mode: str) -> None:
         env.timeout = 0.0
         with pytest.raises(rlay.ChannelTimeoutError, match="reply to RESET"):
             env.reset(seed=4)
-        toy.plan.clear()
-        toy.release.set()
+        toy.let_go()
         observation, info = env.wait(None)
         assert (observation.tolist()[1:], info["seed"]) == ([0, -1], 4)
         env.timeout = None
@@ -135,8 +133,7 @@ def test_after_reattach(mode: str, pending: bool) -> None:
             env.timeout = 0.0
             with pytest.raises(rlay.ChannelTimeoutError):
                 env.step(6)
-            toy.plan.clear()
-            toy.release.set()
+            toy.let_go()
             env.timeout = None
         env.reattach()
         with pytest.raises(rlay.LocalProtocolError, match="reset"):

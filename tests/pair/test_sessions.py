@@ -18,11 +18,10 @@ from rlay.channel import files
 from rlay.channel.channel import Channel
 from rlay.channel.locks import OsLock
 from rlay.protocol.header import HEADER
-from tests.peers import BACKENDS, FACES, MODES, WATCHDOG, Task, hosted, serving, until
+from tests.peers import BACKENDS, FACES, MODES, PATIENT, WATCHDOG, Task, hosted, serving, until
 from tests.toys import Counter
 
 CHANNEL = "sessions"
-PATIENT = {"timeout": WATCHDOG, "attach_timeout": WATCHDOG}
 
 both_modes = pytest.mark.parametrize("mode", MODES)
 
@@ -280,12 +279,10 @@ def test_a_session_whose_file_goes(mode: str, how: str, channel_root: Path) -> N
         if mode == "ClientEnv":
             with pytest.raises(rlay.PeerLostError, match="replaced or removed"):
                 stepping.result()
-            toy.plan.clear()
-            toy.release.set()
+            toy.let_go()
         else:
             # The game has the turn: its reply still arrives, and then it finds out.
-            toy.plan.clear()
-            toy.release.set()
+            toy.let_go()
             assert stepping.result()[1] == 9.0
             until(env._session._channel.lost_peer, "the game has left")
             with pytest.raises(rlay.PeerClosedError):

@@ -15,12 +15,22 @@ import pytest
 import rlay
 from rlay import atomics, lifetime
 from rlay.envs import remote_env
-from tests.peers import BACKENDS, FACES, MODES, WATCHDOG, Task, hosted, serving, until
+from tests.peers import (
+    BACKENDS,
+    FACES,
+    MODES,
+    PATIENT,
+    WATCHDOG,
+    Task,
+    hang,
+    hosted,
+    serving,
+    until,
+)
 from tests.toys import Counter
 from tests.vector_toys import vector
 
 CHANNEL = "threads"
-PATIENT = {"timeout": WATCHDOG, "attach_timeout": WATCHDOG}
 
 both_modes = pytest.mark.parametrize("mode", MODES)
 
@@ -129,13 +139,10 @@ def test_the_second_thread_is_refused_and_harms_nothing(mode: str, first: str) -
     with hosted(mode, toy, CHANNEL) as env:
         env.reset()
         env.step(1)
-        toy.plan[where] = "block"
-        task = Task(call, env)
-        until(toy.entered.is_set, "the environment hangs")
+        task = hang(toy, where, call, env)
         until(lambda: env.guard.owner and env.timeout == WATCHDOG, "the first thread waits")
         assert let_in(calls_of(env)) == {}
-        toy.plan.clear()
-        toy.release.set()
+        toy.let_go()
         assert is_right(task.result())
         env.reset()
         assert env.step(9)[1] == 9.0
@@ -148,9 +155,7 @@ def test_without_a_guard_a_second_thread_gets_in(mode: str) -> None:
     toy = Asked()
     with hosted(mode, toy, CHANNEL) as env:
         env.reset()
-        toy.plan["step"] = "block"
-        first = Task(env.step, 5)
-        until(toy.entered.is_set, "the environment hangs")
+        first = hang(toy, "step", env.step, 5)
         wrong = let_in({"wait": lambda: env.wait(0.1), "reset": env.reset})
         assert wrong["wait"].startswith("ChannelTimeoutError")
         assert "a step is pending" in wrong["reset"]
@@ -309,17 +314,14 @@ def test_close_ends_a_call_that_waits(mode: str, first: str) -> None:
         env = FACES[mode](CHANNEL, **PATIENT)
         env.reset()
         env.step(1)
-        toy.plan[where] = "block"
-        task = Task(call, env)
-        until(toy.entered.is_set, "the environment hangs")
+        task = hang(toy, where, call, env)
         until(lambda: env.guard.owner and env.timeout == WATCHDOG, "the call waits")
         assert how_it_ends(task, env.close) == "closed"
         for again in (env.reset, env.wait, lambda: env.step(1), env.render):
             with pytest.raises(rlay.LocalProtocolError, match="closed"):
                 again()
         env.close()
-        toy.plan.clear()
-        toy.release.set()
+        toy.let_go()
         # Nothing is held back: the next agent gets the channel at once.
         with contextlib.closing(FACES[mode](CHANNEL, **PATIENT)) as env:
             env.reset()
@@ -396,9 +398,7 @@ def test_close_waits_for_an_environment_only_for_a_while(
     task = Task(backend.serve)
     env = FACES[mode](CHANNEL, **PATIENT)
     env.reset()
-    toy.plan["step"] = "block"
-    stepping = Task(env.step, 3)
-    until(toy.entered.is_set, "the environment hangs")
+    stepping = hang(toy, "step", env.step, 3)
     backend.close()
     assert not task.done()
     assert not toy.closed
@@ -442,9 +442,7 @@ def test_close_ends_a_vector_that_waits() -> None:
 
     with vector([1, 1], make) as envs:
         envs.reset()
-        toys[1].plan["step"] = "block"
-        task = Task(envs.step, np.arange(2))
-        until(toys[1].entered.is_set, "an environment hangs")
+        task = hang(toys[1], "step", envs.step, np.arange(2))
         assert how_it_ends(task, envs.close) == "closed"
         with pytest.raises(rlay.LocalProtocolError, match="closed"):
             envs.reset()
@@ -460,9 +458,7 @@ def test_a_close_that_does_not_wait_is_not_clean(
     with serving(mode, toy, CHANNEL):
         env = FACES[mode](CHANNEL, **PATIENT)
         env.reset()
-        toy.plan["step"] = "block"
-        task = Task(env.step, 1)
-        until(toy.entered.is_set, "the environment hangs")
+        task = hang(toy, "step", env.step, 1)
         until(lambda: env._session.pending, "the call waits")
         assert "Error" in how_it_ends(task, env.close)
         toy.release.set()

@@ -229,8 +229,7 @@ def test_after_a_time_out_the_reply_is_waited_for() -> None:
                 call()
         with pytest.raises(rlay.ChannelTimeoutError):
             envs.wait(0.0)
-        make[2].plan.clear()
-        make[2].release.set()
+        make[2].let_go()
         observations, rewards, *_ = envs.wait(None)
         assert (observations[:, 2].tolist(), rewards.tolist()) == ([5, 6, 7], [5.0, 6.0, 7.0])
         with pytest.raises(rlay.LocalProtocolError, match="nothing is pending"):
@@ -329,8 +328,7 @@ def test_first_ready_are_received_first() -> None:
         observations, *_, infos = envs.recv()
         assert (infos["env_id"].tolist(), observations[:, 2].tolist()) == ([2], [9])
         assert infos["echo"].tolist() == [9]
-        make[0].plan.clear()
-        make[0].release.set()
+        make[0].let_go()
         *_, infos = envs.recv()
         assert (infos["env_id"].tolist(), infos["echo"].tolist()) == ([0], [5])
         envs.send([1, 2, 3], [2, 1, 0])

@@ -15,11 +15,20 @@ import pytest
 import rlay
 from rlay.channel import wait
 from rlay.channel.wait import Deadline
-from tests.peers import BACKENDS, MODES, ROOT, WATCHDOG, Task, environment, hosted, until
+from tests.peers import (
+    BACKENDS,
+    MODES,
+    PATIENT,
+    ROOT,
+    WATCHDOG,
+    Task,
+    environment,
+    hang,
+    hosted,
+)
 from tests.toys import Counter
 
 CHANNEL = "clocks"
-PATIENT = {"timeout": WATCHDOG, "attach_timeout": WATCHDOG}
 
 both_modes = pytest.mark.parametrize("mode", MODES)
 
@@ -59,9 +68,7 @@ def play(mode: str) -> str:
     toy = Counter()
     with hosted(mode, toy, CHANNEL) as env:
         env.reset()
-        toy.plan["step"] = "block"
-        task = Task(env.step, 5)
-        until(toy.entered.is_set, "the environment takes a while")
+        task = hang(toy, "step", env.step, 5)
         # Some slices go by.
         with contextlib.suppress(rlay.LocalProtocolError):
             for _ in range(3):

@@ -21,12 +21,11 @@ import pytest
 
 import rlay
 from rlay.channel.locks import OsLock
-from tests.peers import BACKENDS, FACES, MODES, WATCHDOG, Task, say, until
+from tests.peers import BACKENDS, FACES, MODES, PATIENT, WATCHDOG, Task, hang, say, until
 from tests.toys import Counter
 from tests.vector_toys import serving as serving_lanes
 
 CHANNEL = "fork"
-PATIENT = {"timeout": WATCHDOG, "attach_timeout": WATCHDOG}
 
 
 def in_child(body: Callable[[], Any]) -> str:
@@ -160,9 +159,7 @@ def test_a_fork_while_another_thread_waits(mode: str) -> None:
     with contextlib.closing(backend):
         env = FACES[mode](CHANNEL, **PATIENT)
         env.reset()
-        toy.plan["step"] = "block"
-        stepping = Task(env.step, 5)
-        until(toy.entered.is_set, "the environment hangs")
+        stepping = hang(toy, "step", env.step, 5)
         # In the child nobody holds the guard, and nobody is waited for.
         assert in_child(lambda: allowed({"step": lambda: env.step(1)})) == "[]"
         assert in_child(lambda: endings(env)) == "ended"

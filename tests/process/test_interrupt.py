@@ -11,11 +11,10 @@ from typing import Any
 import pytest
 
 import rlay
-from tests.peers import BACKENDS, FACES, MODES, WATCHDOG, say, until
+from tests.peers import BACKENDS, FACES, MODES, PATIENT, WATCHDOG, say, until
 from tests.toys import Counter
 
 CHANNEL = "interrupt"
-PATIENT = {"timeout": WATCHDOG, "attach_timeout": WATCHDOG}
 
 pytestmark = pytest.mark.parametrize("mode", MODES)
 

@@ -21,10 +21,9 @@ import rlay
 from rlay import session as session_module
 from rlay.protocol import records
 from tests.c_programs import header_with, needs_make
-from tests.peers import BACKENDS, FACES, MODES, PORT, ROOT, WATCHDOG, Task, environment
+from tests.peers import BACKENDS, FACES, MODES, PATIENT, PORT, ROOT, WATCHDOG, Task, environment
 
 CHANNEL = "sequence"
-PATIENT = {"timeout": WATCHDOG, "attach_timeout": WATCHDOG}
 WRAPS = {"2**31": 2**31, "2**32": 2**32, "2**63": 2**63}
 #: So many exchanges lie before the wrap.
 BEFORE = 5

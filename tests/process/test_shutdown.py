@@ -12,11 +12,10 @@ from typing import Any
 import pytest
 
 import rlay
-from tests.peers import BACKENDS, FACES, MODES, WATCHDOG, Task, environment, until
+from tests.peers import BACKENDS, FACES, MODES, PATIENT, WATCHDOG, Task, environment, until
 from tests.toys import Counter
 
 CHANNEL = "shutdown"
-PATIENT = {"timeout": WATCHDOG, "attach_timeout": WATCHDOG}
 
 pytestmark = pytest.mark.parametrize("mode", MODES)
 

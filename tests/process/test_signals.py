@@ -17,11 +17,10 @@ import pytest
 import rlay
 from rlay.channel.channel import Channel
 from rlay.channel.wait import Deadline
-from tests.peers import BACKENDS, FACES, MODES, WATCHDOG, Task, say, until
+from tests.peers import BACKENDS, FACES, MODES, PATIENT, WATCHDOG, Task, say, until
 from tests.toys import Counter
 
 CHANNEL = "signals"
-PATIENT = {"timeout": WATCHDOG, "attach_timeout": WATCHDOG}
 #: A signal every so many seconds.
 EVERY = 0.001
 #: So many arrive in each wait before the peer goes on.
