@@ -218,3 +218,11 @@ def equal(left: Any, right: Any) -> bool:
         same = (left.dtype, left.shape) == (right.dtype, right.shape)
         return same and left.tobytes() == right.tobytes()
     return bool(type(left) is type(right) and left == right)
+
+
+def play(env: Any, actions: range = range(1, 4)) -> None:
+    """Reset a Counter and step it with these actions, and check each result."""
+    assert env.reset()[0].tolist()[1:] == [0, -1]
+    for steps, action in enumerate(actions, 1):
+        observation, reward, *_ = env.step(action)
+        assert (observation.tolist()[1:], reward) == ([steps, action], float(action))

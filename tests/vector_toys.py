@@ -170,3 +170,28 @@ class Fickle(Counter):
 
     def forget(self) -> None:
         self.plan.clear()
+
+
+class Counters:
+    """Makes counters and keeps them; ``[lane]`` is one."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        self.made: list[Counter] = []
+        self.kwargs = kwargs
+
+    def __call__(self) -> Counter:
+        self.made.append(Counter(who=f"lane {len(self.made)}", **self.kwargs))
+        return self.made[-1]
+
+    def __getitem__(self, lane: int) -> Counter:
+        return self.made[lane]
+
+
+def check_steps(envs: Any, *actions: int) -> None:
+    """Step with lane + action, and check that each result is that of its action."""
+    for action in actions:
+        batch = np.arange(envs.num_envs) + action
+        observations, rewards, _, _, infos = envs.step(batch)
+        assert observations[:, 2].tolist() == batch.tolist()
+        assert rewards.tolist() == batch.tolist()
+        assert infos["echo"].tolist() == batch.tolist()

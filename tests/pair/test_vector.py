@@ -1,8 +1,7 @@
-"""A VectorEnv and its workers in one process: what is refused, and that nothing is shifted."""
+"""A VectorEnv and its workers in one process: what it gives and what it refuses."""
 
 from __future__ import annotations
 
-import math
 import sys
 from typing import Any
 
@@ -16,34 +15,9 @@ import rlay
 from rlay import atomics
 from rlay.envs.make_vec import homes
 from rlay.envs.vector_backend import Lanes
-from tests.peers import hosted, until
+from tests.peers import hosted
 from tests.toys import Counter, Mishap
-from tests.vector_toys import Wander, same, serving, sync, vector
-
-
-class Counters:
-    """Makes counters and keeps them; ``[lane]`` is one."""
-
-    def __init__(self, **kwargs: Any) -> None:
-        self.made: list[Counter] = []
-        self.kwargs = kwargs
-
-    def __call__(self) -> Counter:
-        self.made.append(Counter(who=f"lane {len(self.made)}", **self.kwargs))
-        return self.made[-1]
-
-    def __getitem__(self, lane: int) -> Counter:
-        return self.made[lane]
-
-
-def check_steps(envs: Any, *actions: int) -> None:
-    """Step with lane + action, and check that each result is that of its action."""
-    for action in actions:
-        batch = np.arange(envs.num_envs) + action
-        observations, rewards, _, _, infos = envs.step(batch)
-        assert observations[:, 2].tolist() == batch.tolist()
-        assert rewards.tolist() == batch.tolist()
-        assert infos["echo"].tolist() == batch.tolist()
+from tests.vector_toys import Counters, Wander, check_steps, same, serving, sync, vector
 
 
 def test_lanes_are_numbered_across_the_channels() -> None:
@@ -208,37 +182,6 @@ def test_wrong_actions_are_refused_before_anything_is_sent() -> None:
         check_steps(envs, 1)
 
 
-def test_after_a_time_out_the_reply_is_waited_for() -> None:
-    make = Counters()
-    with vector([2, 1], make) as envs:
-        envs.reset()
-        check_steps(envs, 4)
-        make[2].plan["step"] = "block"
-        envs.timeout = 0.0
-        with pytest.raises(rlay.ChannelTimeoutError, match=r"reply to STEP of .*lane 2 \(worker 1"):
-            envs.step([5, 6, 7])
-        until(make[2].entered.is_set, "lane 2 steps")
-        for call in (
-            lambda: envs.step([1, 2, 3]),
-            envs.reset,
-            lambda: envs.call("add", 1),
-            envs.render,
-            lambda: envs.send([1, 2, 3]),
-        ):
-            with pytest.raises(rlay.LocalProtocolError, match="pending"):
-                call()
-        with pytest.raises(rlay.ChannelTimeoutError):
-            envs.wait(0.0)
-        make[2].let_go()
-        observations, rewards, *_ = envs.wait(None)
-        assert (observations[:, 2].tolist(), rewards.tolist()) == ([5, 6, 7], [5.0, 6.0, 7.0])
-        with pytest.raises(rlay.LocalProtocolError, match="nothing is pending"):
-            envs.wait()
-        for endless in (None, math.inf):
-            envs.timeout = endless
-            check_steps(envs, 8, 9)
-
-
 def test_a_malformed_reply_ends_that_workers_session(monkeypatch: pytest.MonkeyPatch) -> None:
     with vector([1, 1], lambda: Wander("text")) as envs:
         envs.reset(seed=1)
@@ -254,37 +197,6 @@ def test_a_malformed_reply_ends_that_workers_session(monkeypatch: pytest.MonkeyP
         assert [worker.session.ended for worker in envs._workers] == [False, True]
         with pytest.raises(rlay.LocalProtocolError, match=r"reset\(\) first: lanes \[1\]"):
             envs.step(envs.action_space.sample())
-
-
-@pytest.mark.parametrize("sent", [False, True])
-def test_an_interrupt_while_sending_shifts_nothing(
-    sent: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    with vector([1, 1, 1], Counters()) as envs:
-        envs.reset()
-        check_steps(envs, 1)
-        session = envs._workers[1].session
-
-        def interrupted(*actions: Any) -> None:
-            monkeypatch.undo()
-            if sent:
-                session.post_step(*actions)
-            raise KeyboardInterrupt
-
-        monkeypatch.setattr(session, "post_step", interrupted)
-        with pytest.raises(KeyboardInterrupt):
-            envs.step([5, 6, 7])
-        with pytest.raises(rlay.LocalProtocolError, match="pending"):
-            envs.step([5, 6, 7])
-        # Those that were not asked have no result, which is said and not made up.
-        with pytest.raises(rlay.LocalProtocolError, match="interrupt cut short"):
-            envs.wait()
-        missing = "[2]" if sent else "[1, 2]"
-        with pytest.raises(rlay.LocalProtocolError, match="reset") as caught:
-            envs.step([5, 6, 7])
-        assert missing in str(caught.value)
-        envs.reset()
-        check_steps(envs, 8, 9)
 
 
 def test_wrappers_for_vectors_go_around_it() -> None:
@@ -304,63 +216,6 @@ def test_wrappers_for_vectors_go_around_it() -> None:
         theirs.close()
     assert same(ours_in, theirs_in)
     assert any("episode" in info for info in ours_in)
-
-
-def test_first_ready_are_received_first() -> None:
-    make = Counters()
-    with vector([1, 2], make) as envs:
-        envs.reset()
-        with pytest.raises(rlay.LocalProtocolError, match="nothing is in flight"):
-            envs.recv()
-        make[0].plan["step"] = "block"
-        envs.send([5, 6, 7])
-        observations, rewards, _, _, infos = envs.recv()
-        assert infos["env_id"].tolist() == [1, 2]
-        assert (observations[:, 2].tolist(), rewards.tolist()) == ([6, 7], [6.0, 7.0])
-        with pytest.raises(rlay.LocalProtocolError, match="outstanding"):
-            envs.send([1], [0])
-        with pytest.raises(rlay.LocalProtocolError, match=r"recv\(\)"):
-            envs.step([1, 2, 3])
-        with pytest.raises(rlay.ChannelTimeoutError, match="lane 0"):
-            envs.recv(0.0)
-        # Only one lane of worker 1, out of the order of its lanes.
-        envs.send([9], env_ids=[2])
-        observations, *_, infos = envs.recv()
-        assert (infos["env_id"].tolist(), observations[:, 2].tolist()) == ([2], [9])
-        assert infos["echo"].tolist() == [9]
-        make[0].let_go()
-        *_, infos = envs.recv()
-        assert (infos["env_id"].tolist(), infos["echo"].tolist()) == ([0], [5])
-        envs.send([1, 2, 3], [2, 1, 0])
-        seen: dict[int, int] = {}
-        while len(seen) < 3:
-            observations, *_, infos = envs.recv()
-            seen |= dict(zip(infos["env_id"].tolist(), observations[:, 2].tolist(), strict=True))
-        assert seen == {2: 1, 1: 2, 0: 3}
-        for wrong in ([0, 0, 1], [0, 1, 3], [-1, 0, 1], [], [0.5]):
-            with pytest.raises((rlay.LocalProtocolError, rlay.LayoutError)):
-                envs.send([1, 2, 3], wrong)
-        check_steps(envs, 8)
-
-
-def test_an_error_in_flight_keeps_the_results_of_others() -> None:
-    make = Counters()
-    with vector([1, 1], make) as envs:
-        envs.reset()
-        make[0].plan["step"] = "raise"
-        envs.send([5, 6])
-        errors, seen = 0, []
-        for _ in range(2):
-            try:
-                seen += envs.recv()[4]["env_id"].tolist()
-            except rlay.RemoteError as error:
-                errors += error.lane == 0
-        assert (errors, seen) == (1, [1])
-        make[0].plan.clear()
-        with pytest.raises(rlay.LocalProtocolError, match=r"lanes \[0\]"):
-            envs.send([5, 6])
-        envs.reset()
-        check_steps(envs, 2)
 
 
 def test_calls_and_attributes() -> None:
