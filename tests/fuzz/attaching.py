@@ -32,7 +32,7 @@ from tests.fuzz.corpus import valid_cases
 from tests.fuzz.headers import FIELDS
 from tests.fuzz.mutations import EDGES, mutate_bytes
 from tests.fuzz.schemas import schema_text, table_rows
-from tests.spec.golden_valid import GENERATION
+from tests.spec.golden_session import GENERATION
 
 _ALL = Feature.RENDER | Feature.CALL
 #: How many bytes of the data file an edit may reach.

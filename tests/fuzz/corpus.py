@@ -5,7 +5,8 @@ from __future__ import annotations
 import functools
 
 from tests.spec.golden_invalid import Fault, all_faults, apply
-from tests.spec.golden_valid import VALID, Case
+from tests.spec.golden_session import Case
+from tests.spec.golden_valid import VALID
 
 
 @functools.cache

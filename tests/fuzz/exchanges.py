@@ -20,7 +20,7 @@ from rlay.protocol.schema import Schema, compile_layout, read_schema
 from tests.fuzz.contract import Target
 from tests.fuzz.corpus import faults, valid_cases
 from tests.fuzz.mutations import EDGES, mutate_bytes
-from tests.spec.golden_valid import GENERATION
+from tests.spec.golden_session import GENERATION
 
 _COMMANDS = (Command.RESET, Command.STEP, Command.RENDER, Command.CALL, Command.CLOSE)
 

@@ -11,7 +11,7 @@ from rlay.protocol import constants as c
 from rlay.protocol.constants import RecordKind
 from rlay.protocol.header import HEADER, HELLO
 from rlay.protocol.schema import compile_layout, fingerprint, read_schema
-from tests.spec.golden_valid import Case
+from tests.spec.golden_session import Case
 
 
 @dataclasses.dataclass(frozen=True)

@@ -13,8 +13,9 @@ from typing import Any
 
 from rlay.protocol import constants as c
 from tests.spec.golden_invalid import Fault, all_faults, apply
+from tests.spec.golden_session import Case
 from tests.spec.golden_text import to_hex
-from tests.spec.golden_valid import VALID, Case, cartpole_two_steps
+from tests.spec.golden_valid import VALID, cartpole_two_steps
 from tests.spec.worked_example import worked_example
 
 ROOT = Path(__file__).parent.parent.parent

@@ -11,7 +11,8 @@ from rlay.protocol.constants import Command, RecordKind
 from rlay.protocol.header import HEADER, HELLO
 from rlay.protocol.layout import Layout
 from rlay.protocol.schema import compile_layout
-from tests.spec.golden_valid import FIRST, SECOND, THIRD, Case, cartpole_schema
+from tests.spec.golden_session import Case
+from tests.spec.golden_valid import FIRST, SECOND, THIRD, cartpole_schema
 
 
 def shown(data: bytes, most: int = 16) -> str:
