@@ -14,6 +14,7 @@ from rlay.lifetime import new_guard
 from rlay.protocol.constants import Command, Side
 from rlay.protocol.header import HEADER
 from rlay.protocol.records import PREFIX
+from tests.exchanges import SLICE, STEP, records, settings
 
 pytestmark = [
     pytest.mark.one_twin,
@@ -21,9 +22,7 @@ pytestmark = [
 ]
 
 SESSION = 0x1234
-STEP = int(Command.STEP)
 REWARD, TERMINATED, TRUNCATED, VALUE = 32, 40, 41, 48
-SLICE = 20_000_000
 
 
 class Long:
@@ -43,9 +42,7 @@ class Pair:
 
     def __init__(self, action: np.dtype[Any], shape: tuple[int, ...] = ()) -> None:
         self.control = bytearray(4096)
-        self.request, self.reply = bytearray(256), bytearray(256)
-        for record in (self.request, self.reply):
-            PREFIX.pack_into(record, 0, 0, 0, 0, 0, SESSION)
+        self.request, self.reply = records(256, SESSION)
         self.action = np.ndarray(shape, action, buffer=self.request, offset=VALUE)
         self.observation = np.ndarray((3,), np.float32, buffer=self.reply, offset=VALUE)
         self.long = {"agent": Long(), "env": Long()}
@@ -53,27 +50,13 @@ class Pair:
 
     def end(self, side: Side) -> Any:
         agent = side is Side.CLIENT
-        us, them = side.name.lower(), side.peer.name.lower()
-        words = [HEADER[n].offset for n in ("turn", f"{us}_waiting", f"{them}_waiting")]
         exchange = atomics.Exchange(  # type: ignore[misc]
-            control=self.control,
-            ours=self.request if agent else self.reply,
-            theirs=self.reply if agent else self.request,
-            cells=tuple(words),
-            turns=(int(side), int(side.peer)),
-            step=STEP,
-            session=SESSION,
-            agent=agent,
             written=self.action if agent else self.observation,
             integer=agent and self.action.ndim == 0,
             write=self.long["agent" if agent else "env"].write,
             read=self.observation.copy if agent else lambda: self.action[()],
             reply_at=(REWARD, TERMINATED, TRUNCATED),
-            plain_info=True,
-            spin_ns=0,
-            longest_spin_ns=0,
-            nap_ns=0,
-            guard=new_guard(),
+            **settings(self, side, SESSION),
         )
         exchange.armed = True
         return exchange

@@ -13,17 +13,15 @@ import pytest
 
 from rlay import atomics
 from rlay.channel.wait import usable_cores
-from rlay.lifetime import new_guard
-from rlay.protocol.constants import Command, Side
-from rlay.protocol.header import HEADER
-from rlay.protocol.records import PREFIX
+from rlay.protocol.constants import Side
+from tests.exchanges import SLICE, records, settings
 
 pytestmark = [
     pytest.mark.one_twin,
     pytest.mark.skipif(atomics.LaneExchange is None, reason="the extension was not built"),
 ]
 
-LANES, SESSION, STEP, SLICE = 3, 0x77, int(Command.STEP), 20_000_000
+LANES, SESSION = 3, 0x77
 PLAIN = (np.arange(2, dtype=np.float32), 1.5, False, False, {})
 
 
@@ -32,9 +30,7 @@ class Pair:
 
     def __init__(self, observation: str = "<f4", *, begin: Any = "begin") -> None:
         self.control = bytearray(4096)
-        self.request, self.reply = bytearray(512), bytearray(512)
-        for record in (self.request, self.reply):
-            PREFIX.pack_into(record, 0, 0, 0, 0, 0, SESSION)
+        self.request, self.reply = records(512, SESSION)
         self.mask = np.ndarray((LANES,), np.uint8, self.request, 64)
         self.actions = np.ndarray((LANES,), np.int64, self.request, 128)
         self.reward = np.ndarray((LANES,), np.float64, self.reply, 64)
@@ -52,7 +48,6 @@ class Pair:
 
     def end(self, side: Side, **changes: Any) -> Any:
         agent = side is Side.CLIENT
-        us, them = side.name.lower(), side.peer.name.lower()
         columns = {
             "lanes": LANES,
             "agent": agent,
@@ -65,24 +60,12 @@ class Pair:
         } | changes
         exchange = atomics.LaneExchange(  # type: ignore[misc]
             tuple(columns.values()),
-            control=self.control,
-            ours=self.request if agent else self.reply,
-            theirs=self.reply if agent else self.request,
-            cells=tuple(HEADER[n].offset for n in ("turn", f"{us}_waiting", f"{them}_waiting")),
-            turns=(int(side), int(side.peer)),
-            step=STEP,
-            session=SESSION,
-            agent=agent,
             written=None,
             integer=False,
             write=None,
             read=lambda: self.read(),
             reply_at=(64, 96, 104),
-            plain_info=True,
-            spin_ns=0,
-            longest_spin_ns=0,
-            nap_ns=0,
-            guard=new_guard(),
+            **settings(self, side, SESSION),
         )
         exchange.armed = True
         return exchange
