@@ -7,6 +7,7 @@ import mmap
 import os
 import shutil
 import struct
+import subprocess
 import sys
 from pathlib import Path
 
@@ -21,6 +22,14 @@ pytestmark = [
     pytest.mark.skipif(sys.platform == "win32", reason="the reference port is for POSIX systems"),
     needs_make,
 ]
+
+
+def published(start: Start, program: Path) -> subprocess.Popen[str]:
+    """Start an environment as the server, and wait until it has published."""
+    env = peer(start, program, "server", "env")
+    control = Path(os.environ["RLAY_DIR"]) / f"{CHANNEL}.rlay"
+    until(control.exists, "the environment has published")
+    return env
 
 
 @pytest.mark.parametrize("env_side", ["server", "client"])
@@ -66,9 +75,7 @@ def test_client_without_a_server_says_so(build: Build, start: Start) -> None:
 
 def test_second_server_is_refused(build: Build, start: Start) -> None:
     program = build("scripted_peer")
-    env = peer(start, program, "server", "env")
-    control = Path(os.environ["RLAY_DIR"]) / f"{CHANNEL}.rlay"
-    until(control.exists, "the first has published")
+    env = published(start, program)
     second = peer(start, program, "server", "env")
     _, err = second.communicate(timeout=WATCHDOG)
     assert second.returncode == 3
@@ -79,9 +86,7 @@ def test_second_server_is_refused(build: Build, start: Start) -> None:
 
 def test_two_environments_refuse_each_other(build: Build, start: Start) -> None:
     program = build("scripted_peer")
-    env = peer(start, program, "server", "env")
-    control = Path(os.environ["RLAY_DIR"]) / f"{CHANNEL}.rlay"
-    until(control.exists, "the first has published")
+    env = published(start, program)
     second = peer(start, program, "client", "env")
     _, err = second.communicate(timeout=WATCHDOG)
     assert "error 8: " in err
@@ -122,8 +127,7 @@ def test_a_faulty_agent_is_refused(build: Build, start: Start, fault: str) -> No
     fcntl = pytest.importorskip("fcntl")
     where, offset, form, value, code = FAULTS[fault]
     root = Path(os.environ["RLAY_DIR"])
-    env = peer(start, build("scripted_peer_sanitize"), "server", "env")
-    until((root / f"{CHANNEL}.rlay").exists, "the environment has published")
+    env = published(start, build("scripted_peer_sanitize"))
     with contextlib.ExitStack() as stack:
         lock = stack.enter_context((root / LOCKS[0]).open("r+b"))
         fcntl.flock(lock, fcntl.LOCK_EX)

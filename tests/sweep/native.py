@@ -25,7 +25,7 @@ from tests.sweep.sabotage import NATIVE_FLAG_FIRST
 from tests.sweep.slot import Slot
 from tests.sweep.stage import Stage
 from tests.sweep.story import is_server
-from tests.sweep.sweep import CHANNEL, TRIES, Plan
+from tests.sweep.sweep import CHANNEL, Plan, kill_each
 from tests.sweep.truth import read_truth
 from tests.sweep.victim import Part
 
@@ -198,11 +198,7 @@ def points_of(stage: Stage, face: str, plan: Plan) -> list[Point]:
 
 def sweep(stage: Stage, face: str, plan: Plan) -> Iterator[Verdict]:
     """Kill the native victim at each point of the plan and yield what came of it."""
-    for number, point in enumerate(points_of(stage, face, plan)):
-        part = Part(face, "plain", False, CHANNEL, 0, point)
-        for _ in range(TRIES):
-            at_once = number % 2 == 1
-            verdict = stage.kill(part, at_once=at_once, patience=plan.patience, broken=plan.broken)
-            if verdict.reached or verdict.problems:
-                break
-        yield verdict
+    points = points_of(stage, face, plan)
+    yield from kill_each(
+        stage, [Part(face, "plain", False, CHANNEL, 0, point) for point in points], plan
+    )

@@ -72,7 +72,12 @@ def parts_of(stage: Stage, face: str, plan: Plan) -> list[Part]:
 
 def sweep(stage: Stage, face: str, plan: Plan) -> Iterator[Verdict]:
     """Kill the class at each point of the plan and yield what came of it."""
-    for number, part in enumerate(parts_of(stage, face, plan)):
+    yield from kill_each(stage, parts_of(stage, face, plan), plan)
+
+
+def kill_each(stage: Stage, parts: list[Part], plan: Plan) -> Iterator[Verdict]:
+    """Play each part until its point is reached, a few times at most."""
+    for number, part in enumerate(parts):
         for _ in range(TRIES):
             at_once = number % 2 == 1
             verdict = stage.kill(part, at_once=at_once, patience=plan.patience, broken=plan.broken)
