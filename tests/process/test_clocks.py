@@ -15,17 +15,7 @@ import pytest
 import rlay
 from rlay.channel import wait
 from rlay.channel.wait import Deadline
-from tests.peers import (
-    BACKENDS,
-    MODES,
-    PATIENT,
-    ROOT,
-    WATCHDOG,
-    Task,
-    environment,
-    hang,
-    hosted,
-)
+from tests.peers import BACKENDS, MODES, PATIENT, ROOT, WATCHDOG, Task, environment, hang, hosted
 from tests.toys import Counter
 
 CHANNEL = "clocks"

@@ -13,13 +13,7 @@ import pytest
 import rlay
 from rlay.channel import files
 from tests.faults import plants
-from tests.faults.plants import (
-    CHANNEL,
-    FILES,
-    IS_ROOT,
-    SIDES,
-    UNSAFE_PATH,
-)
+from tests.faults.plants import CHANNEL, FILES, IS_ROOT, SIDES, UNSAFE_PATH
 
 pytestmark = [
     pytest.mark.one_twin,

@@ -18,10 +18,7 @@ import rlay
 from rlay.channel import files
 from tests.c_programs import Compile
 from tests.faults import plants, sweep
-from tests.faults.plants import (
-    FILES,
-    PLANTS,
-)
+from tests.faults.plants import FILES, PLANTS
 
 pytestmark = [
     pytest.mark.one_twin,

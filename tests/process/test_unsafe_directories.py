@@ -12,11 +12,7 @@ import pytest
 import rlay
 from rlay.channel import file_systems, files
 from tests.faults import plants
-from tests.faults.plants import (
-    IS_ROOT,
-    SIDES,
-    UNSAFE_PATH,
-)
+from tests.faults.plants import IS_ROOT, SIDES, UNSAFE_PATH
 
 pytestmark = [
     pytest.mark.one_twin,

@@ -23,12 +23,7 @@ from rlay.protocol.env_block import read_env_block, write_env_block
 from rlay.protocol.header import Hello, check_identity, read_hello, write_fields
 from rlay.protocol.layout import Layout, read_table
 from rlay.protocol.records import ReplyRecord, RequestRecord, stamp_session
-from rlay.protocol.schema import (
-    compile_layout,
-    describe_env,
-    fingerprint,
-    read_schema,
-)
+from rlay.protocol.schema import compile_layout, describe_env, fingerprint, read_schema
 from rlay.protocol.spaces import space_from
 
 few = settings(max_examples=60)

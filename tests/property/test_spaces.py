@@ -14,13 +14,7 @@ from rlay.protocol.codecs import compile_codec
 from rlay.protocol.constants import RecordKind
 from rlay.protocol.env_block import read_env_block, write_env_block
 from rlay.protocol.layout import read_table
-from rlay.protocol.schema import (
-    Schema,
-    compile_layout,
-    describe_env,
-    fingerprint,
-    read_schema,
-)
+from rlay.protocol.schema import Schema, compile_layout, describe_env, fingerprint, read_schema
 from rlay.protocol.spaces import capacities_of, escape, space_from
 from tests.spec.golden_text import plain
 
