@@ -15,6 +15,7 @@ from rlay.protocol.schema import Schema, compile_layout, describe_env
 
 SESSION = 0x1122334455667788
 OBSERVATION = np.array([0.5, -0.0], np.float32)
+IMAGE = np.arange(12, dtype=np.uint8).reshape(2, 2, 3)
 
 
 class Pair:

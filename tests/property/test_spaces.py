@@ -20,13 +20,11 @@ from tests.spec.golden_text import plain
 
 few = settings(max_examples=60)
 INTEGERS = [name for name in c.DTYPE_CODES if np.dtype(name).kind in "iu"]
-FLOATS = [name for name in c.DTYPE_CODES if np.dtype(name).kind == "f"]
 
 #: A space, and the capacities of its parts relative to its own path.
 Sized = tuple[spaces.Space[Any], dict[str, Any]]
 
 shapes = st.lists(st.integers(0, 3), max_size=3).map(tuple)
-counts = st.integers(0, 3)
 
 
 @st.composite

@@ -18,9 +18,7 @@ from rlay.protocol.body import decode_body
 from rlay.protocol.constants import Command, RecordKind
 from rlay.protocol.records import ReplyRecord, Request, RequestRecord, check_session
 from rlay.protocol.schema import compile_layout
-from tests.record_pair import SESSION, Pair
-
-IMAGE = np.arange(12, dtype=np.uint8).reshape(2, 2, 3)
+from tests.record_pair import IMAGE, SESSION, Pair
 
 
 @pytest.fixture
@@ -28,7 +26,7 @@ def pair() -> Pair:
     return Pair()
 
 
-REQUEST, REPLY = RecordKind.REQUEST, RecordKind.REPLY
+REQUEST = RecordKind.REQUEST
 
 
 # ---- requests ------------------------------------------------------------------------

@@ -10,9 +10,7 @@ import pytest
 
 from rlay.errors import BodyTooLargeError, LayoutError, RemoteError, RemoteProtocolError
 from rlay.protocol.constants import Command, RecordKind
-from tests.record_pair import OBSERVATION, SESSION, Pair
-
-IMAGE = np.arange(12, dtype=np.uint8).reshape(2, 2, 3)
+from tests.record_pair import IMAGE, OBSERVATION, SESSION, Pair
 
 
 @pytest.fixture
@@ -20,7 +18,7 @@ def pair() -> Pair:
     return Pair()
 
 
-REQUEST, REPLY = RecordKind.REQUEST, RecordKind.REPLY
+REPLY = RecordKind.REPLY
 
 
 def test_reply_to_a_reset(pair: Pair) -> None:
