@@ -1,4 +1,5 @@
-/* What _atomics.c, _exchange.c and _shield.c share: a word that another process writes at any time. */
+/* What the files of rlay._atomics share: a word that another process writes at any time, the guard of
+ * an endpoint, and the shield of a mapping. */
 
 #ifndef RLAY_ATOMICS_H
 #define RLAY_ATOMICS_H
@@ -49,19 +50,34 @@ static inline void relax(void)
 #define INTERNAL
 #endif
 
+/* Adds a type to the module, which owns the result; NULL with an exception. */
+INTERNAL PyObject *rlay_add_type(PyObject *module, PyType_Spec *spec, PyObject *base);
+
+/* Adds the type Word to the module. */
+INTERNAL int rlay_add_word(PyObject *module);
+
+/* ---- waiting for a word and waking (_wait.c) */
+
 enum waited { WAIT_SPUN, WAIT_SLEPT, WAIT_RAISED };
 
+INTERNAL void rlay_wake_all(cell_t *cell);
+
 /* Stores the turn and wakes its waiter, if one announced itself. */
-INTERNAL void rlay_hand_over(cell_t *cell, uint32_t value, cell_t *waiting);
+static inline void rlay_hand_over(cell_t *cell, uint32_t value, cell_t *waiting)
+{
+    store(cell, value);
+    /* fence: pairs with the fence in rlay_wait_while; of "I stored the turn, then read waiting"
+     * and "I stored waiting, then read the turn" at least one sees the other */
+    atomic_thread_fence(memory_order_seq_cst);
+    if (atomic_load_explicit(waiting, memory_order_relaxed) != 0)
+        rlay_wake_all(cell);
+}
 
 /* Waits while the word is `first`, GIL held on entry and exit. RAISED: a signal handler did. */
 INTERNAL enum waited rlay_wait_while(cell_t *cell, uint32_t first, cell_t *waiting, int64_t spin_ns,
                                      int64_t timeout_ns);
 
 INTERNAL int64_t rlay_now_ns(void);
-
-/* Adds the type Exchange to the module. */
-INTERNAL int rlay_add_exchange(PyObject *module);
 
 /* ---- one call at a time on an endpoint (_guard.c) */
 
@@ -154,6 +170,13 @@ INTERNAL void rlay_shield_again(void);
 
 /* Adds the type Shield to the module. */
 INTERNAL int rlay_add_shield(PyObject *module);
+
+/* ---- an ordinary step (_exchange.c) */
+
+/* Adds the types Exchange and LaneExchange to the module. */
+INTERNAL int rlay_add_exchange(PyObject *module);
+
+/* ---- tables of a type */
 
 #define FUNCTION(name) ((PyCFunction)(void (*)(void))(name))
 #define SIGNATURE(text) text "\n--\n\n"

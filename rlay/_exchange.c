@@ -504,12 +504,6 @@ static PyType_Spec exchange_spec = {
 
 int rlay_add_exchange(PyObject *module)
 {
-    PyObject *type = PyType_FromModuleAndSpec(module, &exchange_spec, NULL);
-    if (type == NULL)
-        return -1;
-    int result = PyModule_AddType(module, (PyTypeObject *)type);
-    if (result == 0)
-        result = rlay_add_lanes(module, type);
-    Py_DECREF(type);
-    return result;
+    PyObject *exchange = rlay_add_type(module, &exchange_spec, NULL);
+    return exchange == NULL ? -1 : rlay_add_lanes(module, exchange);
 }

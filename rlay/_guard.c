@@ -183,10 +183,5 @@ Guard *rlay_as_guard(PyObject *object)
 
 int rlay_add_guard(PyObject *module)
 {
-    PyObject *type = PyType_FromModuleAndSpec(module, &guard_spec, NULL);
-    if (type == NULL)
-        return -1;
-    int result = PyModule_AddType(module, (PyTypeObject *)type);
-    Py_DECREF(type);
-    return result;
+    return rlay_add_type(module, &guard_spec, NULL) == NULL ? -1 : 0;
 }

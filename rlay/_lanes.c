@@ -561,10 +561,5 @@ static PyType_Spec lane_spec = {
 
 int rlay_add_lanes(PyObject *module, PyObject *exchange)
 {
-    PyObject *type = PyType_FromModuleAndSpec(module, &lane_spec, exchange);
-    if (type == NULL)
-        return -1;
-    int result = PyModule_AddType(module, (PyTypeObject *)type);
-    Py_DECREF(type);
-    return result;
+    return rlay_add_type(module, &lane_spec, exchange) == NULL ? -1 : 0;
 }

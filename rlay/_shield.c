@@ -296,10 +296,5 @@ static PyType_Spec shield_spec = {
 
 int rlay_add_shield(PyObject *module)
 {
-    PyObject *type = PyType_FromModuleAndSpec(module, &shield_spec, NULL);
-    if (type == NULL)
-        return -1;
-    int result = PyModule_AddType(module, (PyTypeObject *)type);
-    Py_DECREF(type);
-    return result;
+    return rlay_add_type(module, &shield_spec, NULL) == NULL ? -1 : 0;
 }
