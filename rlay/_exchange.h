@@ -1,9 +1,11 @@
-/* What _exchange.c (one environment) and _lanes.c (a vector of them) share: the turn of a step. */
+/* What an ordinary step needs, of one environment (_step.c) and of a vector of them (_lanes.h). */
 
 #ifndef RLAY_EXCHANGE_H
 #define RLAY_EXCHANGE_H
 
 #include "_atomics.h"
+
+#include <string.h>
 
 /* The prefix of a record (PROTOCOL.md 7). */
 typedef struct {
@@ -50,19 +52,47 @@ INTERNAL bool rlay_send(Exchange *self);
 INTERNAL int rlay_await_turn(Exchange *self, int64_t slice_ns);
 
 /* Whether their record holds a STEP of this number, without body, status or error. */
-INTERNAL bool rlay_is_ordinary(const Exchange *self, uint64_t seq);
+static inline bool rlay_is_ordinary(const Exchange *self, uint64_t seq)
+{
+    Prefix copy;
+    memcpy(&copy, self->theirs.buf, sizeof copy);
+    return copy.seq == seq && copy.command == self->step && copy.status == 0 &&
+           copy.body_size == 0 && copy.session == self->session;
+}
 
-/* Whether a result of step() is (value, float, bool, bool, {}). */
-INTERNAL bool rlay_is_plain(PyObject *result);
-
-/* An integer into a little-endian scalar of such a format. 1 written, 0 not ordinary. */
-INTERNAL int rlay_write_integer(void *field, Py_ssize_t size, char format, PyObject *value);
+/* Lets go of the buffers, when nobody holds the memory any more. */
+INTERNAL void rlay_let_go(Exchange *self);
 
 /* While a call is in progress the memory stays mapped, though somebody releases us. */
-INTERNAL bool rlay_pin(Exchange *self);
-INTERNAL PyObject *rlay_unpin(Exchange *self, PyObject *result);
+static inline bool rlay_pin(Exchange *self)
+{
+    if (self->open)
+        self->pins++;
+    else
+        PyErr_SetString(PyExc_ValueError, "the exchange was released");
+    return self->open;
+}
 
-INTERNAL bool rlay_as_arguments(PyObject *const *args, Py_ssize_t count, long long *slice_ns);
+static inline PyObject *rlay_unpin(Exchange *self, PyObject *result)
+{
+    if (--self->pins == 0)
+        rlay_let_go(self);
+    return result;
+}
+
+static inline bool rlay_as_arguments(PyObject *const *args, Py_ssize_t count, long long *slice_ns)
+{
+    if (count != 2) {
+        PyErr_Format(PyExc_TypeError, "2 arguments expected, %zd given", count);
+        return false;
+    }
+    *slice_ns = PyLong_AsLongLong(args[1]);
+    return !(*slice_ns == -1 && PyErr_Occurred());
+}
+
+/* Of Exchange. */
+INTERNAL PyObject *rlay_exchange_step(Exchange *self, PyObject *const *args, Py_ssize_t count);
+INTERNAL PyObject *rlay_exchange_serve(Exchange *self, PyObject *const *args, Py_ssize_t count);
 
 /* The slots of a subtype. */
 INTERNAL PyObject *rlay_exchange_release(Exchange *self, PyObject *ignored);

@@ -9,6 +9,7 @@
  */
 
 #include "_exchange.h"
+#include "_ordinary.h"
 
 #include <stddef.h>
 #include <string.h>
@@ -327,23 +328,10 @@ static PyObject *step_lanes(LaneExchange *self, const Hosted *hosted, PyObject *
 static int write_observation(LaneExchange *self, Py_ssize_t lane, PyObject *value)
 {
     const Py_buffer *column = &self->written.views[0];
-    Py_buffer found;
+    char *to = row(column, column, lane);
     if (self->integer)
-        return rlay_write_integer(row(column, column, lane), column->itemsize, column->format[0],
-                                  value);
-    if (Py_TYPE(value) != Py_TYPE(column->obj))
-        return 0;
-    if (PyObject_GetBuffer(value, &found, PyBUF_FORMAT | PyBUF_C_CONTIGUOUS) < 0) {
-        PyErr_Clear();
-        return 0;
-    }
-    bool same = found.ndim == column->ndim - 1 && strcmp(found.format, column->format) == 0 &&
-                memcmp(found.shape, column->shape + 1,
-                       sizeof(Py_ssize_t) * (size_t)found.ndim) == 0;
-    if (same)
-        memcpy(row(column, column, lane), found.buf, (size_t)found.len);
-    PyBuffer_Release(&found);
-    return same;
+        return rlay_write_integer(to, column->itemsize, column->format[0], value);
+    return rlay_write_array(to, column, column->ndim - 1, value);
 }
 
 static bool write_results(LaneExchange *self, PyObject *results)
