@@ -4,9 +4,9 @@
  */
 
 #include "_exchange.h"
+#include "_ordinary.h"
 
 #include <stddef.h>
-#include <string.h>
 #include <structmember.h>
 
 void rlay_let_go(Exchange *self)
@@ -59,7 +59,7 @@ static bool check(Exchange *self, const Py_ssize_t cells[3], bool agent)
         !is_inside(reply, self->truncated_at, 1))
         problem = "a field lies outside the reply";
     if (view->obj != NULL && self->written.integer &&
-        (view->ndim != 0 || strchr("bBhHiIlLqQ", view->format[0]) == NULL))
+        (view->ndim != 0 || !rlay_is_integer(view)))
         problem = "an integer field must be an integer scalar";
     if (problem != NULL)
         PyErr_SetString(PyExc_ValueError, problem);

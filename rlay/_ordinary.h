@@ -13,6 +13,12 @@
 #include <stdbool.h>
 #include <string.h>
 
+/* Whether rlay_write_integer knows the format of these scalars. */
+static inline bool rlay_is_integer(const Py_buffer *view)
+{
+    return strchr("bBhHiIlLqQ", view->format[0]) != NULL;
+}
+
 /* Both return 1 written, 0 not ordinary; neither leaves an exception behind. */
 
 /* An integer into a little-endian scalar of such a format. */
