@@ -56,16 +56,16 @@ PyObject *rlay_lanes_post(LaneExchange *self, PyObject *const *args, Py_ssize_t 
     long long first;
     if (!self->base.armed)
         Py_RETURN_NOTIMPLEMENTED;
-    if (!rlay_as_arguments(args, count, &first))
+    if (!rlay_as_arguments(args, count, &first) || !rlay_pin(&self->base))
         return NULL;
     if (!write_actions(self, args[0], (Py_ssize_t)first))
-        Py_RETURN_NOTIMPLEMENTED;
+        return rlay_unpin(&self->base, Py_NewRef(Py_NotImplemented));
     memset(self->mask.views[0].buf, 1, (size_t)self->lanes);
     self->base.seq++;
     self->base.armed = 0;
     self->base.moved = 1;
     self->posted = rlay_send(&self->base); /* if not, receive() says why */
-    Py_RETURN_TRUE;
+    return rlay_unpin(&self->base, Py_NewRef(Py_True));
 }
 
 static bool is_absent(const Columns *columns)

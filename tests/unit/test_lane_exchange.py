@@ -306,6 +306,20 @@ def test_released_while_it_waits_the_memory_stays() -> None:
         pair.serve(same, same, same)
 
 
+def test_once_released_nothing_is_posted() -> None:
+    agent = Pair().end(Side.CLIENT, written=())
+
+    class Releases:
+        def __index__(self) -> int:
+            agent.release()
+            agent.armed = True
+            return 0
+
+    for first in (Releases(), 0):
+        with pytest.raises(ValueError, match="released"):
+            agent.post((), first)
+
+
 def core_of_this_thread() -> int:
     """Ask the system, whose answer is of the last time slice."""
     with open("/proc/thread-self/stat") as stat:
