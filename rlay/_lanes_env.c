@@ -135,7 +135,8 @@ static PyObject *step_lanes(LaneExchange *self, const Hosted *hosted, PyObject *
     return results;
 }
 
-/* 1 written, 0 not ordinary; leaves no exception behind. */
+/* Both return 1 written, 0 not ordinary, -1 with an interrupt. */
+
 static int write_observation(LaneExchange *self, Py_ssize_t lane, PyObject *value)
 {
     const Py_buffer *column = &self->written.views[0];
@@ -145,24 +146,26 @@ static int write_observation(LaneExchange *self, Py_ssize_t lane, PyObject *valu
     return rlay_write_array(to, column, column->ndim - 1, value);
 }
 
-static bool write_results(LaneExchange *self, PyObject *results)
+static int write_results(LaneExchange *self, PyObject *results)
 {
     if (self->written.count != 1)
-        return false;
+        return 0;
     double *reward = self->results.views[0].buf;
     char *terminated = self->results.views[1].buf, *truncated = self->results.views[2].buf;
     for (Py_ssize_t lane = 0; lane < self->lanes; lane++) {
         PyObject *result = PyList_GET_ITEM(results, lane);
-        if (!rlay_is_plain(result) ||
-            !write_observation(self, lane, PyTuple_GET_ITEM(result, 0)))
-            return false;
+        if (!rlay_is_plain(result))
+            return 0;
+        int written = write_observation(self, lane, PyTuple_GET_ITEM(result, 0));
+        if (written <= 0)
+            return written;
         reward[lane] = PyFloat_AS_DOUBLE(PyTuple_GET_ITEM(result, 1));
         terminated[lane] = PyTuple_GET_ITEM(result, 2) == Py_True;
         truncated[lane] = PyTuple_GET_ITEM(result, 3) == Py_True;
     }
     for (Py_ssize_t i = 0; i < self->absent.count; i++)
         memset(self->absent.views[i].buf, 0, (size_t)self->absent.views[i].len);
-    return true;
+    return 1;
 }
 
 static PyObject *serve(LaneExchange *self, const Hosted *hosted, int64_t slice_ns)
@@ -202,10 +205,14 @@ static PyObject *serve(LaneExchange *self, const Hosted *hosted, int64_t slice_n
         PyDict_Clear(hosted->finals);
         PyObject *results = step_lanes(self, hosted, actions);
         Py_DECREF(actions);
-        if (results == NULL || !base->open || PyDict_GET_SIZE(hosted->finals) > 0 ||
-            !write_results(self, results))
+        if (results == NULL || !base->open || PyDict_GET_SIZE(hosted->finals) > 0)
+            return results;
+        int written = write_results(self, results);
+        if (written == 0)
             return results;
         Py_DECREF(results);
+        if (written < 0)
+            return NULL;
         base->calling = 0;
         if (!rlay_send(base))
             Py_RETURN_FALSE;

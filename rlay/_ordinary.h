@@ -19,9 +19,10 @@ static inline bool rlay_is_integer(const Py_buffer *view)
     return strchr("bBhHiIlLqQ", view->format[0]) != NULL;
 }
 
-/* Both return 1 written, 0 not ordinary; neither leaves an exception behind. */
+/* Both return 1 written, 0 not ordinary, and then without an exception. */
 
-/* An integer into a little-endian scalar of such a format. */
+/* An integer into a little-endian scalar of such a format; -1 with an exception that is no Exception:
+ * an interrupt, which came while the value was asked for its number and says nothing about it. */
 static inline int rlay_write_integer(void *field, Py_ssize_t size, char format, PyObject *value)
 {
     if (!PyIndex_Check(value) || PyFloat_Check(value))
@@ -30,7 +31,9 @@ static inline int rlay_write_integer(void *field, Py_ssize_t size, char format, 
     int overflow = 0;
     long long number = index == NULL ? -1 : PyLong_AsLongLongAndOverflow(index, &overflow);
     Py_XDECREF(index);
-    if (index == NULL || overflow || PyErr_Occurred()) {
+    if (index == NULL && !PyErr_ExceptionMatches(PyExc_Exception))
+        return -1;
+    if (index == NULL || overflow) {
         PyErr_Clear();
         return 0;
     }

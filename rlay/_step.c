@@ -9,14 +9,17 @@
 #include "_exchange.h"
 #include "_ordinary.h"
 
-/* 0 written; -1 with the codec's exception. */
+/* 0 written; -1 with the codec's exception, or an interrupt. */
 static int write_field(const Field *field, PyObject *value)
 {
     const Py_buffer *view = &field->view;
-    if (view->obj != NULL &&
-        (field->integer ? rlay_write_integer(view->buf, view->itemsize, view->format[0], value)
-                        : rlay_write_array(view->buf, view, view->ndim, value)))
-        return 0;
+    int written = 0;
+    if (view->obj != NULL)
+        written = field->integer
+                      ? rlay_write_integer(view->buf, view->itemsize, view->format[0], value)
+                      : rlay_write_array(view->buf, view, view->ndim, value);
+    if (written != 0)
+        return written < 0 ? -1 : 0;
     PyObject *done = PyObject_CallOneArg(field->write, value);
     Py_XDECREF(done);
     return done == NULL ? -1 : 0;

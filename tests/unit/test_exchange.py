@@ -180,6 +180,20 @@ def test_a_value_the_codec_refuses_is_not_sent(pair: Pair) -> None:
     assert (pair.turn(), pair.agent.seq, pair.agent.armed) == (0, 0, True)
 
 
+class Interrupted:
+    """A number that Ctrl-C comes in the middle of."""
+
+    def __index__(self) -> int:
+        raise KeyboardInterrupt
+
+
+def test_an_interrupt_while_a_number_is_written_is_not_lost(pair: Pair) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        pair.agent.step(Interrupted(), SLICE)
+    assert pair.long["agent"].written == []
+    assert (pair.turn(), pair.agent.seq, pair.agent.armed) == (0, 0, True)
+
+
 def test_who_is_not_armed_sends_nothing(pair: Pair) -> None:
     pair.agent.armed = False
     assert pair.agent.step(1, SLICE) is NotImplemented

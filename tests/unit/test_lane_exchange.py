@@ -257,6 +257,21 @@ def test_integers_are_written_as_such() -> None:
             pair.agent.post((np.arange(3),), 0)
 
 
+def test_an_interrupt_while_a_number_is_written_is_not_lost() -> None:
+    class Interrupted:
+        def __index__(self) -> int:
+            raise KeyboardInterrupt
+
+    pair = Pair()
+    numbers = np.ndarray((LANES,), np.int8, pair.reply, 256)
+    pair.env = pair.end(Side.SERVER, written=(numbers,), integer=True)
+    pair.agent.post((np.arange(3),), 0)
+    with pytest.raises(KeyboardInterrupt):
+        pair.serve(*[lambda _: (Interrupted(), 0.0, False, False, {})] * LANES)
+    assert pair.env.calling
+    assert pair.agent.landed(0) is None
+
+
 def test_results_need_room() -> None:
     pair = Pair()
     pair.agent.post((np.arange(3),), 0)
