@@ -102,10 +102,12 @@ static PyObject *Exchange_new(PyTypeObject *type, PyObject *args, PyObject *kwar
     self->their_waiting = (cell_t *)(void *)((char *)self->control.buf + cells[2]);
     self->records = rlay_shield_watch(self->ours.buf);
     self->words = rlay_shield_watch(self->control.buf);
-    self->written.write = Py_NewRef(write);
-    self->read = Py_NewRef(read);
     self->step_name = PyUnicode_InternFromString("step");
     self->long_name = PyUnicode_InternFromString("finish_step");
+    if (self->step_name == NULL || self->long_name == NULL)
+        goto failed;
+    self->written.write = Py_NewRef(write);
+    self->read = Py_NewRef(read);
     self->open = 1;
     self->pins = 1;
     return (PyObject *)self;
