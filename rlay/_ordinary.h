@@ -58,9 +58,10 @@ static inline int rlay_write_array(void *to, const Py_buffer *field, int ndim, P
         PyErr_Clear();
         return 0;
     }
-    const Py_ssize_t *shape = field->shape + (field->ndim - ndim);
-    bool same = found.ndim == ndim && strcmp(found.format, field->format) == 0 &&
-                memcmp(found.shape, shape, sizeof(Py_ssize_t) * (size_t)ndim) == 0;
+    bool same = found.ndim == ndim && strcmp(found.format, field->format) == 0;
+    if (ndim > 0) /* else NumPy has no shape, and memcmp wants one */
+        same = same && memcmp(found.shape, field->shape + (field->ndim - ndim),
+                              sizeof(Py_ssize_t) * (size_t)ndim) == 0;
     if (same)
         memcpy(to, found.buf, (size_t)found.len);
     PyBuffer_Release(&found);

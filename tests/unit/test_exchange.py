@@ -40,11 +40,14 @@ class Long:
 class Pair:
     """An agent's and an environment's exchange over the same memory."""
 
-    def __init__(self, action: np.dtype[Any], shape: tuple[int, ...] = ()) -> None:
+    def __init__(
+        self, action: np.dtype[Any], shape: tuple[int, ...] = (), *, integer: bool = True
+    ) -> None:
         self.control = bytearray(4096)
         self.request, self.reply = records(256, SESSION)
         self.action = np.ndarray(shape, action, buffer=self.request, offset=VALUE)
         self.observation = np.ndarray((3,), np.float32, buffer=self.reply, offset=VALUE)
+        self.integer = integer and shape == ()
         self.long = {"agent": Long(), "env": Long()}
         self.agent, self.env = self.end(Side.CLIENT), self.end(Side.SERVER)
 
@@ -52,7 +55,7 @@ class Pair:
         agent = side is Side.CLIENT
         exchange = atomics.Exchange(  # type: ignore[misc]
             written=self.action if agent else self.observation,
-            integer=agent and self.action.ndim == 0,
+            integer=agent and self.integer,
             write=self.long["agent" if agent else "env"].write,
             read=self.observation.copy if agent else lambda: self.action[()],
             reply_at=(REWARD, TERMINATED, TRUNCATED),
@@ -172,6 +175,15 @@ def test_arrays(pair: Pair, value: Any, ordinary: bool) -> None:
     assert len(pair.long["agent"].written) == (0 if ordinary else 1)
     if ordinary:
         assert pair.action.tobytes() == value.tobytes()
+
+
+@pytest.mark.parametrize(("dtype", "ordinary"), [("float32", True), ("float64", False)])
+def test_an_array_of_no_dimensions(dtype: str, ordinary: bool) -> None:
+    """NumPy gives it no shape, and a null pointer is not compared: a sanitizer sees that."""
+    pair = Pair(np.dtype(np.float32), integer=False)
+    assert type(pair.step(np.array(2.5, dtype))) is tuple
+    assert len(pair.long["agent"].written) == (0 if ordinary else 1)
+    assert float(pair.action) == (2.5 if ordinary else 0.0)
 
 
 def test_a_value_the_codec_refuses_is_not_sent(pair: Pair) -> None:
