@@ -4,6 +4,7 @@
  * later checks are reached.
  */
 #include "layout.h"
+#include "schema.h"
 
 #define VICTIM_SERVER 4
 #define VICTIM_ENV 8
@@ -14,20 +15,6 @@
 
 static rlay_channel ch;
 static rlay_schema schema;
-
-static void schema_build(void) {
-    static const uint32_t four[1] = {4};
-    rlay_schema_config config;
-    memset(&config, 0, sizeof config);
-    config.render_mode = "rgb_array";
-    config.frame = 48;
-    rlay_schema_begin(&schema, &config);
-    rlay_schema_action(&schema);
-    rlay_space_discrete(&schema, 2, 0);
-    rlay_schema_observation(&schema);
-    rlay_space_box_all(&schema, RLAY_DTYPE_FLOAT32, 1, four, -1.0, 1.0);
-    if (rlay_schema_end(&schema) < 0) fuzz_fail("the target's schema", schema.code);
-}
 
 static void hello_repair(uint8_t *hello, int role) {
     rlay__put_u16(hello + RLAY_HELLO_PROTOCOL_MIN, 1);
@@ -75,7 +62,7 @@ void fuzz_one(const uint8_t *data, size_t size) {
     /* A rejection has the server's code, any but those of a session; a server's file system may be too small. */
     unsigned welcome = attach | FUZZ_CODE(RLAY_E_LAYOUT) | FUZZ_CODE(RLAY_E_UNSUPPORTED_SPACE) | FUZZ_CODE(RLAY_E_SCHEMA) |
             FUZZ_CODE(RLAY_E_CHANNEL) | FUZZ_CODE(RLAY_E_NO_SPACE);
-    if (!schema.fingerprint) schema_build();
+    if (!schema.fingerprint) fuzz_schema(&schema, 0, 0, 0);
     world_begin(side);
     layout_clear();
     int result = rlay_open(&ch, "fuzz", side, role, role == RLAY_ROLE_ENV ? &schema : NULL);

@@ -98,11 +98,11 @@ int main(int argc, char **argv) {
     agent.timeout_ns = 50000000;
     agent.sessions = 1L << 60;
     env.restarts = 1;
-    peer_schema_build();
+    fuzz_schema(&peer_schema, 0, 0, 0);
     for (int i = 0; i < 8 || (i < 400 && !happened()); i++) play(i & 1 ? RLAY_SIDE_CLIENT : RLAY_SIDE_SERVER, 3 - (i >> 1 & 3), (uint64_t)(seconds / 8 * 1e9));
     printf("%ld changes\n", changes);
     report("environment", &env);
     report("agent", &agent);
-    if (!happened()) shared_fail("nothing happened", changes);
+    if (!happened()) fuzz_fail("nothing happened", changes);
     return 0;
 }

@@ -33,7 +33,7 @@ static long play(int env_side, int strategy, int polls, long sessions) {
 int main(int argc, char **argv) {
     static const char *const names[] = {"adaptive", "spin", "backoff", "block"};
     long sessions = argc > 1 ? atol(argv[1]) : 3;
-    peer_schema_build();
+    fuzz_schema(&peer_schema, 0, 0, 0);
     for (int side = RLAY_SIDE_SERVER; side <= RLAY_SIDE_CLIENT; side++)
         for (int strategy = RLAY_WAIT_ADAPTIVE; strategy <= RLAY_WAIT_BLOCK + 1; strategy++) {
             int polls = strategy > RLAY_WAIT_BLOCK;

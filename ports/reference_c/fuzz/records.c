@@ -8,6 +8,7 @@
  * ends, the reply's where the mapping ends.
  */
 #include "target.h"
+#include "schema.h"
 #include <sanitizer/asan_interface.h>
 
 #define SETTING_ENV 1   /* the environment is attacked, else the agent */
@@ -22,33 +23,13 @@
 static rlay_channel ch;
 static rlay_schema schemas[2];
 
-static void schema_describe(rlay_schema *s, uint32_t lanes, uint32_t request_body, uint32_t reply_body) {
-    static const uint32_t four[1] = {4};
-    rlay_schema_config config;
-    memset(&config, 0, sizeof config);
-    config.render_mode = "rgb_array";
-    config.frame = 48;
-    config.lanes = lanes;
-    config.autoreset = lanes ? "same_step" : NULL;
-    config.request_body = request_body;
-    config.reply_body = reply_body;
-    rlay_schema_begin(s, &config);
-    rlay_schema_action(s);
-    rlay_space_discrete(s, 2, 0);
-    rlay_schema_info(s, "lap");
-    rlay_space_discrete(s, 1000, 0);
-    rlay_schema_observation(s);
-    rlay_space_box_all(s, RLAY_DTYPE_FLOAT32, 1, four, -1.0, 1.0);
-    if (rlay_schema_end(s) < 0) fuzz_fail("the target's schema", s->code);
-}
-
 /* A schema whose bodies fill their records: the capacity is what is left of a page. */
 static void schema_build(rlay_schema *s, uint32_t lanes) {
     uint64_t offset[2] = {0, 0};
-    schema_describe(s, lanes, 1024, 1024);
+    fuzz_schema(s, lanes, 1024, 1024);
     for (uint32_t i = 0; i < s->field_count; i++)
         if (strcmp(s->fields[i].name, "body") == 0) offset[s->fields[i].record - 1] = s->fields[i].offset;
-    schema_describe(s, lanes, (uint32_t)(RLAY_PAGE_SIZE - offset[0]), (uint32_t)(RLAY_PAGE_SIZE - offset[1]));
+    fuzz_schema(s, lanes, (uint32_t)(RLAY_PAGE_SIZE - offset[0]), (uint32_t)(RLAY_PAGE_SIZE - offset[1]));
     if (s->request_size != RLAY_PAGE_SIZE || s->reply_size != RLAY_PAGE_SIZE) fuzz_fail("the bodies do not fill their records", 0);
 }
 

@@ -19,16 +19,13 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "contract.h"
+
 #define SHARED_PAGE 4096
 #define SHARED_MAX 32
 
 static struct { uint64_t device, inode; uint8_t *at; size_t size; int users; } shared_maps[SHARED_MAX];
 static pthread_mutex_t shared_mutex = PTHREAD_MUTEX_INITIALIZER;
-
-static void shared_fail(const char *what, long long found) {
-    fprintf(stderr, "contract broken: %s (%lld)\n", what, found);
-    abort();
-}
 
 static int shared_slot(uint64_t device, uint64_t inode) {
     for (int i = 0; i < SHARED_MAX; i++)
@@ -46,12 +43,12 @@ static void *shared_mmap(size_t size, int fd) {
         if (shared_maps[i].users > 0) continue;
         uint8_t *at = mmap(NULL, size + 2 * SHARED_PAGE, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
         if (at == MAP_FAILED || mmap(at + SHARED_PAGE, size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, fd, 0) == MAP_FAILED)
-            shared_fail("mmap", fd);
+            fuzz_fail("mmap", fd);
         shared_maps[slot = i].at = at + SHARED_PAGE;
         shared_maps[i].device = info.st_dev, shared_maps[i].inode = info.st_ino;
         shared_maps[i].size = size, shared_maps[i].users = 1;
     }
-    if (slot < 0 || shared_maps[slot].size != size) shared_fail("a mapping of another size", (long long)size);
+    if (slot < 0 || shared_maps[slot].size != size) fuzz_fail("a mapping of another size", (long long)size);
     pthread_mutex_unlock(&shared_mutex);
     return shared_maps[slot].at;
 }
@@ -78,6 +75,7 @@ static int shared_renameat(int from, const char *old, int to, const char *new) {
 #define renameat(from, old, to, new) shared_renameat(from, old, to, new)
 #define RLAY_IMPLEMENTATION
 #include "rlay.h"
+#include "schema.h"
 
 #define PEER_STEPS 40
 
@@ -93,31 +91,10 @@ typedef struct peer {
 
 static rlay_schema peer_schema;
 
-static void peer_schema_build(void) {
-    static const uint32_t four[1] = {4};
-    rlay_schema_config config;
-    memset(&config, 0, sizeof config);
-    config.render_mode = "rgb_array";
-    config.frame = 48;
-    rlay_schema_begin(&peer_schema, &config);
-    rlay_schema_action(&peer_schema);
-    rlay_space_discrete(&peer_schema, 2, 0);
-    rlay_schema_info(&peer_schema, "lap");
-    rlay_space_discrete(&peer_schema, 1000, 0);
-    rlay_schema_observation(&peer_schema);
-    rlay_space_box_all(&peer_schema, RLAY_DTYPE_FLOAT32, 1, four, -1.0, 1.0);
-    if (rlay_schema_end(&peer_schema) < 0) shared_fail("the schema", peer_schema.code);
-}
-
-static void peer_read(const void *at, uint64_t size) {
-    static _Thread_local volatile uint8_t sink;
-    for (uint64_t i = 0; i < size; i++) sink = (uint8_t)(sink ^ ((const uint8_t *)at)[i]);
-}
-
 /* Count what a call ended with; it is a value or an error with a sentence. */
 static int peer_result(peer *p, int result) {
-    if (result > RLAY_READY || result < -RLAY_E_TIMEOUT) shared_fail("an unexpected code", result);
-    if (result < 0 && !*rlay_error_text(&p->ch)) shared_fail("an error without a sentence", result);
+    if (result > RLAY_READY || result < -RLAY_E_TIMEOUT) fuzz_fail("an unexpected code", result);
+    if (result < 0 && !*rlay_error_text(&p->ch)) fuzz_fail("an error without a sentence", result);
     p->calls++;
     p->codes[result < 0 ? -result : 0]++;
     return result;
@@ -137,7 +114,7 @@ static int peer_wait(peer *p, int64_t timeout_ns) {
 static void peer_look(peer *p, const char *key) {
     rlay_value value;
     int result = rlay_body_find(&p->ch, key, &value);
-    if (result == 1 && (value.type == RLAY_STR || value.type == RLAY_BIN || value.type == RLAY_EXT)) peer_read(value.data, value.size);
+    if (result == 1 && (value.type == RLAY_STR || value.type == RLAY_BIN || value.type == RLAY_EXT)) fuzz_read(value.data, value.size);
 }
 
 static int peer_open(peer *p) {
@@ -150,7 +127,7 @@ static int env_answer(peer *p, long n) {
     rlay_channel *ch = &p->ch;
     uint64_t seed;
     int64_t lap = n;
-    peer_read(rlay_data(ch, RLAY_RECORD_REQUEST, "action"), 8);
+    fuzz_read(rlay_data(ch, RLAY_RECORD_REQUEST, "action"), 8);
     rlay_seed(ch, &seed);
     peer_look(p, "level");
     if (ch->command == RLAY_COMMAND_RENDER) return memset(rlay_data(ch, RLAY_RECORD_REPLY, "frame"), 1, 48), rlay_reply_render(ch, 4, 4, 3);
@@ -179,11 +156,11 @@ static void *env_play(void *of) {
 static void agent_use(peer *p) {
     rlay_channel *ch = &p->ch;
     for (uint32_t i = 0; i < ch->field_count; i++)
-        if (ch->fields[i].record == RLAY_RECORD_REPLY) peer_read(rlay_field_data(ch, &ch->fields[i]), rlay_field_size(&ch->fields[i]) % 4096);
+        if (ch->fields[i].record == RLAY_RECORD_REPLY) fuzz_read(rlay_field_data(ch, &ch->fields[i]), rlay_field_size(&ch->fields[i]) % 4096);
     double values = rlay_reward(ch) + rlay_terminated(ch) + rlay_truncated(ch);
-    peer_read(&values, sizeof values);
+    fuzz_read(&values, sizeof values);
     if (ch->command == RLAY_COMMAND_RENDER && rlay_field_find(ch, RLAY_RECORD_REPLY, "frame"))
-        peer_read(rlay_data(ch, RLAY_RECORD_REPLY, "frame"), rlay__count(3, ch->frame_shape));
+        fuzz_read(rlay_data(ch, RLAY_RECORD_REPLY, "frame"), rlay__count(3, ch->frame_shape));
     peer_look(p, "note");
 }
 

@@ -26,6 +26,8 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "contract.h"
+
 #define WORLD_PAGE 4096
 #define WORLD_CONTROL_SIZE 262144
 #define WORLD_DATA_MAX (1 << 20) /* of the records: the file system of this world has no room for more */
@@ -159,11 +161,6 @@ static int world_stat_at(int directory, const char *path, struct stat *info) { r
 
 /* ---- what every target checks */
 
-static void fuzz_fail(const char *what, long long found) {
-    fprintf(stderr, "contract broken: %s (%lld)\n", what, found);
-    abort();
-}
-
 #define FUZZ_CODE(code) (1u << (code))
 /* What bytes may lead to, wherever they stand: a malformed file, or a peer that breaks the rules, or says goodbye. */
 #define FUZZ_HOSTILE (FUZZ_CODE(RLAY_E_CHANNEL_FORMAT) | FUZZ_CODE(RLAY_E_REMOTE_PROTOCOL) | \
@@ -178,13 +175,6 @@ static int fuzz_result(const rlay_channel *ch, int result, unsigned codes) {
     for (unsigned size; *text; text += size)
         if ((size = rlay__utf8_size(text)) == 0 || *text < 0x20) fuzz_fail("an error that is no text", *text);
     return result;
-}
-
-/* Read all `size` bytes, as a caller would. */
-static void fuzz_read(const void *at, uint64_t size) {
-    static volatile uint8_t sink;
-    const uint8_t *byte = (const uint8_t *)at;
-    for (uint64_t i = 0; i < size; i++) sink = (uint8_t)(sink ^ byte[i]);
 }
 
 /* The layout that was adopted: every field lies in its record, aligned, and can be read to its last byte. */
