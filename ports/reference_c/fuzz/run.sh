@@ -5,7 +5,8 @@
 set -eu
 build=$1 golden=$2 minutes=$3
 findings="$build/findings"
-each=$((minutes * 60 / 2)) # seconds: four targets, two at a time
+# seconds: four targets, two at a time; 0 would be for ever
+each=$(awk -v minutes="$minutes" 'BEGIN { each = int(minutes * 60 / 2); print each < 1 ? 1 : each }')
 mkdir -p "$findings"
 
 # fuzz TARGET LONGEST: from the golden files on; a run of a minute is a hang (others may need the processors), 1 GB a leak.
