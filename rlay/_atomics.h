@@ -69,6 +69,7 @@ static inline void rlay_hand_over(cell_t *cell, uint32_t value, cell_t *waiting)
     /* fence: pairs with the fence in rlay_wait_while; of "I stored the turn, then read waiting"
      * and "I stored waiting, then read the turn" at least one sees the other */
     atomic_thread_fence(memory_order_seq_cst);
+    /* relaxed: pairs, through the two fences, with the store of 1 in rlay_wait_while */
     if (atomic_load_explicit(waiting, memory_order_relaxed) != 0)
         rlay_wake_all(cell);
 }
@@ -97,11 +98,13 @@ INTERNAL Guard *rlay_as_guard(PyObject *object);
 /* Adds the type Guard to the module. */
 INTERNAL int rlay_add_guard(PyObject *module);
 
+/* relaxed: what the owner did is not read by it; whoever becomes the owner acquires in rlay_own */
 static inline unsigned long owner_of(Guard *guard)
 {
     return atomic_load_explicit(&guard->owner, memory_order_relaxed);
 }
 
+/* release: pairs with the exchange in rlay_own, who sees what our call did; the GIL does that, too */
 static inline void set_owner(Guard *guard, unsigned long owner)
 {
     atomic_store_explicit(&guard->owner, owner, memory_order_release);
@@ -111,6 +114,7 @@ static inline bool rlay_own(Guard *guard)
 {
 #ifdef Py_GIL_DISABLED
     unsigned long nobody = 0;
+    /* acquire, as part of sequential consistency: pairs with the release in set_owner */
     return atomic_compare_exchange_strong(&guard->owner, &nobody, PyThread_get_thread_ident());
 #else
     if (owner_of(guard) != 0)

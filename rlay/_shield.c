@@ -13,7 +13,10 @@
  * it does that by raise(), as faulthandler does, the address is gone and we look for a range whose
  * end cannot be read.
  *
- * The handler uses atomics and system calls only. */
+ * The handler uses atomics and system calls only. What is shared with it is sequentially consistent
+ * where no other order is named. Of an entry `start` is stored last, in enter(): it pairs with the two
+ * loads of it in range_around(). Of the other handlers `others_left` and `count_of_others` are stored
+ * behind the entry of others[]: they pair with the loads in pass_on() and put_on_top(). */
 
 #include "_atomics.h"
 
@@ -173,6 +176,8 @@ static void put_on_top(void)
 
 void rlay_shield_again(void)
 {
+    /* relaxed: a number that is missed costs one look; put_on_top() asks again behind `installing`,
+     * whose test_and_set pairs with the clear of whoever was at it before */
     if (atomic_load_explicit(&count_of_others, memory_order_relaxed) == 0 ||
         atomic_flag_test_and_set(&installing))
         return;

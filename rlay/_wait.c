@@ -129,6 +129,7 @@ enum waited rlay_wait_while(cell_t *cell, uint32_t first, cell_t *waiting, int64
     if (spin_end <= held_end || !spin_while(cell, first, spin_end)) {
         spun = false;
         rlay_shield_again();
+        /* relaxed: pairs, through the two fences, with the load in the peer's hand_over */
         atomic_store_explicit(waiting, 1, memory_order_relaxed);
         /* fence: pairs with the fence in the peer's hand_over (PROTOCOL.md 12) */
         atomic_thread_fence(memory_order_seq_cst);
