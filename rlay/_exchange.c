@@ -147,7 +147,8 @@ int rlay_exchange_clear(Exchange *self)
 static PyMethodDef exchange_methods[] = {
     {"step", FUNCTION(rlay_exchange_step), METH_FASTCALL,
      SIGNATURE("step($self, action, slice_ns, caller=None, /)")},
-    {"serve", FUNCTION(rlay_exchange_serve), METH_FASTCALL, SIGNATURE("serve($self, env, slice_ns, /)")},
+    {"serve", FUNCTION(rlay_exchange_serve), METH_FASTCALL,
+     SIGNATURE("serve($self, env, slice_ns, /)")},
     {"release", FUNCTION(rlay_exchange_release), METH_NOARGS, SIGNATURE("release($self, /)")},
     {NULL, NULL, 0, NULL},
 };
