@@ -119,7 +119,9 @@ static bool comes_back(const siginfo_t *info)
  * is the turn of the one before it. */
 static void pass_on(int number, siginfo_t *info, void *context)
 {
-    int index = atomic_fetch_sub(&others_left, 1) - 1;
+    int known = atomic_load(&count_of_others), index = atomic_fetch_sub(&others_left, 1) - 1;
+    if (index >= known) /* put_on_top() set the number while another thread was in here */
+        index = known - 1;
     const struct sigaction *other = index < 0 || comes_back(info) ? NULL : &others[index];
     if (other != NULL && (other->sa_flags & SA_SIGINFO)) {
         other->sa_sigaction(number, info, context);
