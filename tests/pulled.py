@@ -20,7 +20,7 @@ import gymnasium
 import numpy as np
 
 import rlay
-from rlay import atomics, session
+from rlay import atomics, conversation
 from rlay.channel import files
 from rlay.protocol.constants import TAIL_SIZE
 from tests.peers import BACKENDS, FACES, PATIENT, WATCHDOG, say
@@ -99,7 +99,7 @@ def break_checks(what: str) -> None:
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     if what == "nobody asks":
         files.Mapping.damage = lambda self, quick=False: None  # type: ignore[assignment]
-        compiled = session.compile_exchange
+        compiled = conversation.compile_exchange
 
         def compile_blindly(channel: Any, *args: Any, **kwargs: Any) -> Any:
             memories = [mapping._map for mapping in channel.files]
@@ -110,7 +110,7 @@ def break_checks(what: str) -> None:
                 memory.shield = atomics.Shield(memory)  # type: ignore[misc]
             return exchange
 
-        session.compile_exchange = compile_blindly  # type: ignore[assignment]
+        conversation.compile_exchange = compile_blindly  # type: ignore[assignment]
 
 
 def host(

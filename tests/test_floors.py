@@ -20,7 +20,8 @@ FLOORS = [
     | {"rlay._atomics", "rlay._atomics_pure"},
     {"rlay.protocol", "rlay.protocol.*"},
     {"rlay.channel", "rlay.channel.*"},
-    {"rlay.server", "rlay.client", "rlay.exchange", "rlay.lifetime", "rlay.session"},
+    {"rlay.server", "rlay.client", "rlay.exchange", "rlay.lifetime", "rlay.session"}
+    | {"rlay.conversation", "rlay.agent_moves", "rlay.env_moves"},
     {"rlay.envs", "rlay.envs.*"},
     {"rlay.tools", "rlay.tools.*", "rlay.integrations", "rlay.integrations.*"},
     {"rlay", "rlay.cli", "rlay.__main__"},

@@ -14,6 +14,7 @@ from typing import Any
 import gymnasium
 
 from rlay.client import MemClient
+from rlay.env_moves import NOTHING
 from rlay.envs.facts import frame_capacity_of, read_facts
 from rlay.errors import (
     ChannelFormatError,
@@ -27,7 +28,7 @@ from rlay.protocol.records import Request
 from rlay.protocol.schema import Schema, describe_env
 from rlay.protocol.spaces import Capacities
 from rlay.server import MemServer
-from rlay.session import NOTHING, Session
+from rlay.session import Session
 
 _log = logging.getLogger("rlay")
 

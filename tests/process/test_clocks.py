@@ -84,7 +84,7 @@ def test_a_deadline_by_the_wall_clock_is_found_out(
 
     def impatient(self: Any, timeout: float | None, **kwargs: Any) -> Any:
         with monkeypatch.context() as patch:
-            patch.setattr("rlay.session.Deadline", WallDeadline)
+            patch.setattr("rlay.conversation.Deadline", WallDeadline)
             return receive(self, timeout, **kwargs)
 
     toy = Counter(plan={"step": "block"})

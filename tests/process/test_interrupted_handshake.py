@@ -27,7 +27,10 @@ from tests.toys import Counter
 
 CHANNEL = "interrupted"
 HOME = os.path.dirname(rlay.__file__)
-FILES = {os.path.join(HOME, name) for name in ("server.py", "client.py", "session.py")}
+FILES = {
+    os.path.join(HOME, name)
+    for name in ("server.py", "client.py", "conversation.py", "agent_moves.py", "env_moves.py")
+}
 RETRIED = (
     rlay.PeerError,
     rlay.ChannelTimeoutError,

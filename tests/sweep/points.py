@@ -27,8 +27,8 @@ _BEGIN = {
     ("client.py", "__init__"): "attach",
     ("client.py", "attach"): "attach",
     ("client.py", "_claim_and_greet"): "handshake",
-    ("session.py", "send_close"): "close",
-    ("session.py", "reply_value"): "close",
+    ("agent_moves.py", "send_close"): "close",
+    ("env_moves.py", "reply_value"): "close",
 }
 
 
