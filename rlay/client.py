@@ -7,11 +7,11 @@ import random
 import time
 from collections.abc import Callable
 
-from rlay import atomics
 from rlay.channel import files
 from rlay.channel.channel import Channel
 from rlay.channel.locks import OsLock
 from rlay.channel.wait import Deadline, wait_strategy
+from rlay.endpoint import Endpoint
 from rlay.errors import (
     ChannelBusyError,
     ChannelFormatError,
@@ -21,9 +21,9 @@ from rlay.errors import (
     RlayError,
     rejection,
 )
-from rlay.lifetime import alone, close, close_at_exit, closed, forget, new_guard
+from rlay.lifetime import alone, closed
 from rlay.protocol.constants import CONTROL_SIZE, HEADER_SIZE, Bye, Feature, Role, Side, Welcome
-from rlay.protocol.env_block import read_env_block, write_env_block
+from rlay.protocol.env_block import write_env_block
 from rlay.protocol.header import (
     check_identity,
     check_peer,
@@ -32,8 +32,7 @@ from rlay.protocol.header import (
 )
 from rlay.protocol.layout import Layout
 from rlay.protocol.records import check_session
-from rlay.protocol.schema import Schema, compile_layout
-from rlay.session import Session, our_hello
+from rlay.session import Session
 
 _FIRST_PAUSE = 0.001
 _LONGEST_PAUSE = 0.02
@@ -53,56 +52,22 @@ def _not_yet(error: RlayError) -> _NotYetError:
     return _NotYetError(lambda: error)
 
 
-class MemClient:
+class MemClient(Endpoint):
     """Attaches to a channel, and again after a session has ended.
 
+    Making one opens the lock files and attaches to nothing yet.
     Both start orders work: attaching waits for a server to appear. It never holds
     the client lock while it waits, and never probes the server's lock before it
     has claimed a file (§10).
     """
 
-    def __init__(
-        self,
-        name: str,
-        role: Role,
-        *,
-        features: Feature,
-        schema: Schema | None = None,
-        accepts: Callable[[Schema], None] | None = None,
-        starting: Callable[[], None] | None = None,
-        wait: str | None = None,
-        guard: atomics.Guard | None = None,
-    ) -> None:
-        """Check the name and compile the schema; opens the lock files; attaches to nothing yet.
-
-        Args:
-            name: of the channel.
-            role: ENV or AGENT.
-            features: what this side offers.
-            schema: what flows; required of ENV, and of no one else.
-            accepts: called with the server's schema before the session is claimed;
-                raises if it is not wanted.
-            starting: called before each try while there is no server; raises if one
-                can no longer appear.
-            wait: alias of a wait strategy (rlay/channel/wait.py); None takes RLAY_WAIT.
-            guard: of the face that uses this endpoint; left out, one of its own.
-        """
-        self.guard = guard or new_guard()
-        self.role, self._schema, self._accepts = role, schema, accepts
-        self._starting = starting
-        self._wait = wait
-        wait_strategy(wait)
-        self._layout = compile_layout(schema) if schema else None
-        self._hello = our_hello(role, features)
-        self.paths = files.Paths(name)
+    def _begin(self) -> None:
+        """Open the lock files."""
         with contextlib.ExitStack() as undo:
             self._lock = OsLock(self.paths.client_lock)
             undo.callback(self._lock.close)
             self._server_lock = OsLock(self.paths.server_lock)
             undo.pop_all()
-        self._channel: Channel | None = None
-        self._session: Session | None = None
-        close_at_exit(self)
 
     @alone
     def attach(self, timeout: float | None) -> Session:
@@ -221,7 +186,7 @@ class MemClient:
         server = read_hello(header, Side.SERVER, where)
         features = Feature(self._hello.features & server.features)
         agreed = {"protocol": check_peer(self._hello, server, where), "features": int(features)}
-        schema, layout = self._offer(channel, header)
+        schema, layout = self._offer(channel, header, where)
         if not self._lock.try_acquire():
             raise self._claimed(channel)
         if channel.claimed():
@@ -257,14 +222,6 @@ class MemClient:
             raise
         self._channel = channel
         return session
-
-    def _offer(self, channel: Channel, header: bytes) -> tuple[Schema, Layout]:
-        if self._schema and self._layout:
-            return self._schema, self._layout
-        schema, layout = read_env_block(channel.mapping.memory, header, str(self.paths.control))
-        if self._accepts:
-            self._accepts(schema)
-        return schema, layout
 
     def _welcomed(self, channel: Channel, layout: Layout, agreed: dict[str, int]) -> files.Mapping:
         """Read the server's answer, compare it with what must have been agreed, map the data."""
@@ -303,17 +260,9 @@ class MemClient:
             self._channel = None
         self._lock.release()
 
-    def close(self) -> None:
-        """End the session and release the channel, in any thread; twice is fine."""
-        close(self.guard, self.shut)
-
     def shut(self) -> None:
         """Do what ``close`` does, for a face that holds the guard."""
         if self._session:
             self._session.end()
         self._lock.close()
         self._server_lock.close()
-
-    def __del__(self) -> None:
-        """Say goodbye when forgotten."""
-        forget(self)

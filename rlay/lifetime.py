@@ -96,8 +96,8 @@ def close(guard: atomics.Guard, finish: Callable[[], None]) -> None:
         time.sleep(_PAUSE)
 
 
-class Endpoint(Guarded, Protocol):
-    """What both ``MemServer`` and ``MemClient`` are."""
+class Closable(Guarded, Protocol):
+    """What an endpoint is."""
 
     def close(self) -> None:
         """End the session and release the channel."""
@@ -110,17 +110,17 @@ class Forkable(Protocol):
         """Refuse every move from here on, and touch nothing."""
 
 
-_open_endpoints: weakref.WeakSet[Endpoint] = weakref.WeakSet()
+_open_endpoints: weakref.WeakSet[Closable] = weakref.WeakSet()
 _sessions: weakref.WeakSet[Forkable] = weakref.WeakSet()
 
 
-def forget(endpoint: Endpoint) -> None:
+def forget(endpoint: Closable) -> None:
     """Say goodbye for an endpoint that nobody refers to any more, half made ones included."""
     with contextlib.suppress(Exception):
         endpoint.close()
 
 
-def close_at_exit(endpoint: Endpoint) -> None:
+def close_at_exit(endpoint: Closable) -> None:
     """Say goodbye for an endpoint that is still open when the interpreter exits."""
     _open_endpoints.add(endpoint)
 

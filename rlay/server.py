@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import secrets
-from collections.abc import Callable
 
-from rlay import atomics
 from rlay.channel import files
 from rlay.channel.channel import Channel
 from rlay.channel.locks import OsLock
 from rlay.channel.wait import Deadline, wait_strategy
+from rlay.endpoint import Endpoint
 from rlay.errors import (
     ChannelBusyError,
     ChannelError,
@@ -21,15 +20,14 @@ from rlay.errors import (
     RemoteProtocolError,
     RlayError,
 )
-from rlay.lifetime import alone, close, close_at_exit, forget, new_guard
+from rlay.lifetime import alone
 from rlay.protocol import constants as c
 from rlay.protocol.constants import Bye, Feature, Role, Side, Welcome
-from rlay.protocol.env_block import read_env_block, write_env_block
+from rlay.protocol.env_block import write_env_block
 from rlay.protocol.header import check_identity, check_peer, read_hello, write_fields
 from rlay.protocol.layout import Layout
 from rlay.protocol.records import stamp_session
-from rlay.protocol.schema import Schema, compile_layout
-from rlay.session import Session, our_hello
+from rlay.session import Session
 
 
 def describe_owner(paths: files.Paths, side: Side) -> str | None:
@@ -48,53 +46,17 @@ def describe_owner(paths: files.Paths, side: Side) -> str | None:
         return None
 
 
-class MemServer:
+class MemServer(Endpoint):
     """Owns a channel: publishes it, accepts clients, republishes after each session.
 
+    Making one takes the channel and publishes it at once, without waiting for a client.
     One control file serves one session. However a session ends, the next client
     finds a fresh file, so nothing stale can be mistaken for an answer.
     """
 
-    def __init__(
-        self,
-        name: str,
-        role: Role,
-        *,
-        features: Feature,
-        schema: Schema | None = None,
-        accepts: Callable[[Schema], None] | None = None,
-        starting: Callable[[], None] | None = None,
-        wait: str | None = None,
-        guard: atomics.Guard | None = None,
-    ) -> None:
-        """Take the channel and publish it; returns at once, without waiting for a client.
-
-        Args:
-            name: of the channel.
-            role: ENV or AGENT.
-            features: what this side offers.
-            schema: what flows; required of ENV, and of no one else.
-            accepts: called with a client's schema; raises what to reject it with.
-            starting: called between slices while there is no client; raises if none can come.
-            wait: alias of a wait strategy (rlay/channel/wait.py); None takes RLAY_WAIT.
-            guard: of the face that uses this endpoint; left out, one of its own.
-
-        Raises:
-            ChannelBusyError: a live server has this name; tells who.
-            UnsafePathError: something else is at one of the paths.
-            NoSpaceError: the file system is full.
-        """
-        self.guard = guard or new_guard()
-        self.role, self._schema, self._accepts = role, schema, accepts
-        self._starting = starting
-        self._wait = wait
-        wait_strategy(wait)
-        self._layout = compile_layout(schema) if schema else None
-        self._hello = our_hello(role, features)
-        self.paths = files.Paths(name)
-        self._channel: Channel | None = None
+    def _begin(self) -> None:
+        """Take the channel and publish it."""
         self._greeted: Channel | None = None
-        self._session: Session | None = None
         self._rejected: RlayError | None = None
         self._closed = False
         with contextlib.ExitStack() as undo:
@@ -108,7 +70,6 @@ class MemServer:
                 files.unlink(path)
             self._publish()
             undo.pop_all()
-        close_at_exit(self)
 
     def _busy(self) -> ChannelBusyError:
         owner = describe_owner(self.paths, Side.SERVER)
@@ -295,14 +256,6 @@ class MemServer:
                 return None
             raise
 
-    def _offer(self, channel: Channel, header: bytes, where: str) -> tuple[Schema, Layout]:
-        if self._schema and self._layout:
-            return self._schema, self._layout
-        schema, layout = read_env_block(channel.mapping.memory, header, where)
-        if self._accepts:
-            self._accepts(schema)
-        return schema, layout
-
     def _create_data(self, channel: Channel, layout: Layout) -> files.Mapping:
         data = files.create(self.paths.data(channel.generation), layout.data_size)
         stamp_session(data.memory, layout, channel.generation)
@@ -327,10 +280,6 @@ class MemServer:
             with contextlib.suppress(ChannelError):
                 self._publish()
 
-    def close(self) -> None:
-        """End the session, withdraw the channel and release it, in any thread; twice is fine."""
-        close(self.guard, self.shut)
-
     def shut(self) -> None:
         """Do what ``close`` does, for a face that holds the guard."""
         if self._closed:
@@ -343,7 +292,3 @@ class MemServer:
         self._withdraw()
         self._client_lock.close()
         self._lock.close()
-
-    def __del__(self) -> None:
-        """Say goodbye when forgotten."""
-        forget(self)

@@ -7,25 +7,8 @@ after a client's hello, ``MemClient`` after a server's welcome.
 
 from __future__ import annotations
 
-import os
-import platform
-
-from rlay._version import __version__
 from rlay.agent_moves import AgentMoves
 from rlay.env_moves import EnvMoves
-from rlay.protocol.constants import Feature, Role
-from rlay.protocol.header import Hello
-
-
-def our_hello(role: Role, features: Feature) -> Hello:
-    """Return the hello of this process."""
-    return Hello(
-        role=role,
-        features=features,
-        pid=os.getpid(),
-        library=f"rlay-python {__version__}",
-        host=platform.node(),
-    )
 
 
 class Session(AgentMoves, EnvMoves):

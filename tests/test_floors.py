@@ -21,7 +21,7 @@ FLOORS = [
     {"rlay.protocol", "rlay.protocol.*"},
     {"rlay.channel", "rlay.channel.*"},
     {"rlay.server", "rlay.client", "rlay.exchange", "rlay.lifetime", "rlay.session"}
-    | {"rlay.conversation", "rlay.agent_moves", "rlay.env_moves"},
+    | {"rlay.endpoint", "rlay.conversation", "rlay.agent_moves", "rlay.env_moves"},
     {"rlay.envs", "rlay.envs.*"},
     {"rlay.tools", "rlay.tools.*", "rlay.integrations", "rlay.integrations.*"},
     {"rlay", "rlay.cli", "rlay.__main__"},

@@ -14,6 +14,7 @@ from typing import Any
 import gymnasium
 
 from rlay.client import MemClient
+from rlay.endpoint import Endpoint
 from rlay.env_moves import NOTHING
 from rlay.envs.facts import frame_capacity_of, read_facts
 from rlay.errors import (
@@ -123,7 +124,7 @@ class Backend(abc.ABC):
         self._endpoint = self._open(channel, schema, features)
 
     @abc.abstractmethod
-    def _open(self, channel: str, schema: Schema, features: Feature) -> MemServer | MemClient:
+    def _open(self, channel: str, schema: Schema, features: Feature) -> Endpoint:
         """Open this side's endpoint."""
 
     def _attach(self, timeout: float | None) -> Session:

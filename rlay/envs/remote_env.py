@@ -14,7 +14,7 @@ import gymnasium
 from gymnasium.envs.registration import EnvSpec
 
 from rlay.channel.wait import Deadline
-from rlay.client import MemClient
+from rlay.endpoint import Endpoint
 from rlay.envs.facts import spec_id
 from rlay.envs.launch import Launcher
 from rlay.errors import (
@@ -27,7 +27,6 @@ from rlay.lifetime import alone, close, new_guard
 from rlay.protocol.constants import Feature, Role
 from rlay.protocol.schema import Schema, first_difference
 from rlay.protocol.spaces import capacities_of, describe, space_from
-from rlay.server import MemServer
 
 #: How long ``close()`` waits for the environment's acknowledgement, seconds.
 _CLOSE_TIMEOUT = 2.0
@@ -130,7 +129,7 @@ class RemoteEnv(gymnasium.Env[Any, Any], abc.ABC):
             raise
 
     @abc.abstractmethod
-    def _connect(self, **settings: Any) -> MemServer | MemClient:
+    def _connect(self, **settings: Any) -> Endpoint:
         """Open this side's endpoint."""
 
     @property

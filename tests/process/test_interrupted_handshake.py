@@ -27,10 +27,9 @@ from tests.toys import Counter
 
 CHANNEL = "interrupted"
 HOME = os.path.dirname(rlay.__file__)
-FILES = {
-    os.path.join(HOME, name)
-    for name in ("server.py", "client.py", "conversation.py", "agent_moves.py", "env_moves.py")
-}
+SIDES = ("endpoint.py", "server.py", "client.py")
+MOVES = ("conversation.py", "agent_moves.py", "env_moves.py")
+FILES = {os.path.join(HOME, name) for name in (*SIDES, *MOVES)}
 RETRIED = (
     rlay.PeerError,
     rlay.ChannelTimeoutError,

@@ -21,10 +21,10 @@ PHASES = ("publish", "attach", "handshake", "reset", "step", "render", "close")
 
 #: Functions that begin a phase by themselves; the story names the others.
 _BEGIN = {
-    ("server.py", "__init__"): "publish",
+    ("server.py", "_begin"): "publish",
     ("server.py", "accept"): "attach",
     ("server.py", "_greet"): "handshake",
-    ("client.py", "__init__"): "attach",
+    ("client.py", "_begin"): "attach",
     ("client.py", "attach"): "attach",
     ("client.py", "_claim_and_greet"): "handshake",
     ("agent_moves.py", "send_close"): "close",
