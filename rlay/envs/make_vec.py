@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import os
-import secrets
-import sys
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -13,8 +10,7 @@ import gymnasium
 from gymnasium.vector import AutoresetMode
 
 from rlay.channel.wait import usable_cores
-from rlay.envs.launch import Launcher
-from rlay.envs.make import reference, write_job
+from rlay.envs.job import given, job_launcher
 from rlay.envs.vector_env import VectorEnv
 from rlay.envs.vector_pool import wait_among
 from rlay.errors import LocalProtocolError
@@ -93,14 +89,13 @@ def make_vec(
             f"num_envs={num_envs}, workers={workers}: give at least one lane to each worker"
         )
     mode = AutoresetMode(autoreset_mode)
-    options = {
-        "info_fields": info_fields,
-        "capacities": capacities,
-        "request_body": request_body,
-        "reply_body": reply_body,
-        "frame_capacity": frame_capacity,
-    }
-    options = {key: value for key, value in options.items() if value is not None}
+    options = given(
+        info_fields=info_fields,
+        capacities=capacities,
+        request_body=request_body,
+        reply_body=reply_body,
+        frame_capacity=frame_capacity,
+    )
     sizes = split(num_envs, workers or min(num_envs, len(usable_cores())))
     cores = homes(len(sizes))
     hosting = {
@@ -110,16 +105,14 @@ def make_vec(
         # A worker that has a core of its own may spin there while we, who have none, sleep.
         "wait": wait if len(sizes) == len(usable_cores()) else wait_among(len(sizes), wait),
     }
-    job = {
-        "env": reference(env) if python else env,
-        "kwargs": kwargs,
-        "options": hosting,
-        "mode": "VectorEnv",
-    }
-    launchers = _launchers(job, sizes, cores, python)
-    channels = [launcher.channel for launcher in launchers]
+    launchers = [
+        job_launcher(
+            env, kwargs, {**hosting, "lanes": lanes, "core": core}, mode="VectorEnv", python=python
+        )
+        for lanes, core in zip(sizes, cores, strict=True)
+    ]
     made = VectorEnv(
-        channels,
+        [launcher.channel for launcher in launchers],
         timeout=timeout,
         attach_timeout=attach_timeout,
         copy=copy,
@@ -128,35 +121,17 @@ def make_vec(
         cores=cores,
     )
     if made.spec is not None:
-        again: dict[str, Any] = {
-            "env": env,
-            "num_envs": num_envs,
-            "workers": workers,
-            "python": python,
-            "wait": wait,
-        }
-        again |= {"autoreset_mode": mode.value, **options}
-        again = {key: value for key, value in again.items() if value is not None}
+        again = given(
+            env=env,
+            num_envs=num_envs,
+            workers=workers,
+            python=python,
+            wait=wait,
+            autoreset_mode=mode.value,
+        )
         made.spec = dataclasses.replace(
-            made.spec, vector_entry_point="rlay:make_vec", kwargs={**again, **kwargs}
+            made.spec,
+            vector_entry_point="rlay:make_vec",
+            kwargs={**again, **options, **kwargs},
         )
     return made
-
-
-def _launchers(
-    job: Mapping[str, Any], sizes: list[int], cores: list[int | None], python: str | None
-) -> list[Launcher]:
-    """Return a launcher for each worker; none is started yet."""
-    launchers = []
-    form = "json" if python else "pickle"
-    program = [python or sys.executable, "-m", "rlay.envs.hosting", form, "{fd}"]
-    for lanes, core in zip(sizes, cores, strict=True):
-        channel = f"make-{os.getpid()}-{secrets.token_hex(6)}"
-        mine = {
-            **job,
-            "channel": channel,
-            "options": {**job["options"], "lanes": lanes, "core": core},
-        }
-        open_job = write_job(mine, portable=python is not None)
-        launchers.append(Launcher(program, channel=channel, inherit=[open_job]))
-    return launchers
