@@ -9,7 +9,7 @@ from rlay.conversation import NEEDS_FEATURE, Conversation
 from rlay.errors import LocalProtocolError, RemoteError, RemoteProtocolError
 from rlay.protocol.constants import Bye, Command
 from rlay.protocol.lanes import LaneActions, LaneReply
-from rlay.protocol.records import PREFIX
+from rlay.protocol.prefix import PREFIX
 from rlay.protocol.turn import Event, State
 
 

@@ -31,7 +31,7 @@ from rlay.protocol.header import (
     read_hello,
 )
 from rlay.protocol.layout import Layout
-from rlay.protocol.records import check_session
+from rlay.protocol.prefix import check_session
 from rlay.session import Session
 
 _FIRST_PAUSE = 0.001

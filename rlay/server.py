@@ -26,7 +26,7 @@ from rlay.protocol.constants import Bye, Feature, Role, Side, Welcome
 from rlay.protocol.env_block import write_env_block
 from rlay.protocol.header import check_identity, check_peer, read_hello, write_fields
 from rlay.protocol.layout import Layout
-from rlay.protocol.records import stamp_session
+from rlay.protocol.prefix import stamp_session
 from rlay.session import Session
 
 

@@ -17,7 +17,7 @@ from typing import Any
 
 import rlay
 from rlay import atomics
-from rlay.protocol import records
+from rlay.protocol import prefix
 from tests.peers import BACKENDS, FACES, WATCHDOG, say
 from tests.toys import Counter
 
@@ -88,7 +88,7 @@ _CLIENT_OF_AGENT = (
 )
 _AGENT = (
     Point("before the request", "rlay.session:Session.send_step", "before", 3, 3, LOST),
-    Point("request without prefix", "rlay.protocol.records:_Record._finish", "before", 4, 3, LOST),
+    Point("request without prefix", "rlay.protocol.prefix:Record._finish", "before", 4, 3, LOST),
     Point("request with half a prefix", _HALF_PREFIX, "before", 4, 3, LOST),
     Point("request written", "rlay.session:Session._sent", "before", 4, 3, LOST),
     Point("request handed over", "rlay.session:Session._sent", "after", 4, 4, LOST),
@@ -106,7 +106,7 @@ _ENV = (
     Point("request read", "rlay.session:Session.next_request", "after", 4, 3, LOST),
     Point("inside env.step", "tests.toys:Counter.step", "before", 3, 3, LOST),
     Point("after env.step", "tests.toys:Counter.step", "after", 3, 3, LOST),
-    Point("reply without prefix", "rlay.protocol.records:_Record._finish", "before", 4, 3, LOST),
+    Point("reply without prefix", "rlay.protocol.prefix:Record._finish", "before", 4, 3, LOST),
     Point("reply with half a prefix", _HALF_PREFIX, "before", 4, 3, LOST),
     Point("reply written", "rlay.session:Session._answered", "before", 4, 3, LOST),
     Point("reply handed over", "rlay.session:Session._answered", "after", 4, 4, LOST),
@@ -143,7 +143,7 @@ class _HalfPrefix:
 
     def __init__(self, count: int) -> None:
         self._left = count
-        self._struct = records.PREFIX
+        self._struct = prefix.PREFIX
 
     def pack_into(self, memory: Any, offset: int, *values: int) -> None:
         if any(values[:3]):  # not the stamp of a new data file
@@ -163,7 +163,7 @@ def _arm(point: Point) -> None:
     # The points are on the long way; the survivor takes the compiled path if there is one.
     atomics.Exchange = None
     if point.target == _HALF_PREFIX:
-        records.PREFIX = _HalfPrefix(point.count)  # type: ignore[assignment]
+        prefix.PREFIX = _HalfPrefix(point.count)  # type: ignore[assignment]
         return
     module, _, path = point.target.partition(":")
     owner: Any = importlib.import_module(module)

@@ -7,7 +7,7 @@ from typing import Any
 from rlay.lifetime import new_guard
 from rlay.protocol.constants import Command, Side
 from rlay.protocol.header import HEADER
-from rlay.protocol.records import PREFIX
+from rlay.protocol.prefix import PREFIX
 
 STEP, SLICE = int(Command.STEP), 20_000_000
 

@@ -10,7 +10,8 @@ from gymnasium import spaces
 
 from rlay.protocol.constants import RecordKind
 from rlay.protocol.layout import Layout
-from rlay.protocol.records import PREFIX, ReplyRecord, RequestRecord, stamp_session
+from rlay.protocol.prefix import PREFIX, stamp_session
+from rlay.protocol.records import ReplyRecord, RequestRecord
 from rlay.protocol.schema import Schema, compile_layout, describe_env
 
 SESSION = 0x1122334455667788

@@ -8,7 +8,6 @@ that. Readers copy the prefix first and check the copy against what they expect.
 from __future__ import annotations
 
 import dataclasses
-import struct
 import traceback
 from collections.abc import Mapping
 from typing import Any
@@ -17,13 +16,10 @@ import numpy as np
 
 from rlay.errors import (
     BodyTooLargeError,
-    ChannelFormatError,
     LayoutError,
-    LayoutMismatchError,
     RemoteError,
     RemoteProtocolError,
 )
-from rlay.protocol.body import decode_body, encode_body
 from rlay.protocol.codecs import Codec, compile_codec, exact_array
 from rlay.protocol.constants import (
     STATUS_OK,
@@ -32,10 +28,9 @@ from rlay.protocol.constants import (
     RecordKind,
 )
 from rlay.protocol.layout import Layout
+from rlay.protocol.prefix import Record
 from rlay.protocol.schema import Schema
 
-#: seq, command, status, body_size, session
-PREFIX = struct.Struct("<QIII4xQ")
 _BOOL = np.dtype(np.bool_)
 _FLOAT64 = np.dtype(np.float64)
 _CALL_KEYS = {"op": str, "name": str, "args": list, "kwargs": dict}
@@ -60,73 +55,7 @@ class Request:
     call: dict[str, Any] | None = None
 
 
-class _Record:
-    """Prefix and body, which both records have."""
-
-    #: Whether this is the record of a group with lanes; see ``lanes.py``.
-    lanes = False
-
-    def __init__(
-        self,
-        kind: RecordKind,
-        schema: Schema,
-        layout: Layout,
-        data: memoryview,
-        session: int | None,
-    ) -> None:
-        if len(schema.groups) != 1 or bool(schema.groups[0].lanes) != self.lanes:
-            raise LayoutMismatchError(
-                "the channel carries lanes or several groups; "
-                "this endpoint is for one environment with one agent"
-            )
-        self._memory = data[layout.record_slice(kind)]
-        self._layout, self._kind = layout, kind
-        self._body_offset = layout.find(kind, "body").offset
-        self._body_capacity = layout.find(kind, "body").size
-        # Who knows the session says so: the record's own could have changed since it was checked.
-        self._session: int = PREFIX.unpack_from(self._memory)[4] if session is None else session
-
-    @property
-    def memory(self) -> memoryview:
-        """The mapped record, for the compiled step."""
-        return self._memory
-
-    def _field(self, name: str) -> np.ndarray:
-        return self._layout.find(self._kind, name).view(self._memory)
-
-    def _finish(self, seq: int, command: int, status: int, body: bytes) -> None:
-        if body:
-            self._memory[self._body_offset : self._body_offset + len(body)] = body
-        PREFIX.pack_into(self._memory, 0, seq, command, status, len(body), self._session)
-
-    def _open(self, seq: int) -> tuple[int, int, int]:
-        """Copy and check the prefix; return (command, status, body_size)."""
-        found, command, status, body_size, session = PREFIX.unpack_from(self._memory)
-        what = self._kind.name.lower()
-        if found != seq:
-            raise RemoteProtocolError(f"the {what} carries seq {found}, expected {seq}")
-        if session != self._session:
-            raise RemoteProtocolError(
-                f"the {what} is of session {session:x}, not {self._session:x}"
-            )
-        if body_size > self._body_capacity:
-            raise RemoteProtocolError(
-                f"the {what}'s body_size is {body_size}, at most {self._body_capacity} fit"
-            )
-        return command, status, body_size
-
-    def _body(self, size: int) -> Any:
-        start = self._body_offset
-        return decode_body(bytes(self._memory[start : start + size])) if size else None
-
-    def _map_body(self, size: int, what: str) -> dict[Any, Any]:
-        value = self._body(size) if size else {}
-        if not isinstance(value, dict):
-            raise RemoteProtocolError(f"{what} is a {type(value).__name__}, expected a map")
-        return value
-
-
-class RequestRecord(_Record):
+class RequestRecord(Record):
     """The agent writes it, the environment reads it."""
 
     def __init__(
@@ -172,9 +101,6 @@ class RequestRecord(_Record):
         """Write a RENDER or CLOSE; ``lane`` is for groups with lanes."""
         self._finish(seq, command, STATUS_OK, b"")
 
-    def _encode(self, value: Mapping[Any, Any], what: str) -> bytes:
-        return encode_body(value, capacity=self._body_capacity, what=what, setting="request_body")
-
     def command(self, seq: int) -> Command:
         """Return the command of the request that must carry ``seq``; ``read`` gets the rest of it.
 
@@ -209,7 +135,7 @@ class RequestRecord(_Record):
         return Request(command)
 
 
-class ReplyRecord(_Record):
+class ReplyRecord(Record):
     """The environment writes it, the agent reads it."""
 
     def __init__(
@@ -261,9 +187,6 @@ class ReplyRecord(_Record):
                 value = codec.read()
                 info[key] = value[()] if isinstance(value, np.ndarray) and not value.ndim else value
         return info
-
-    def _encode(self, value: Any, what: str) -> bytes:
-        return encode_body(value, capacity=self._body_capacity, what=what, setting="reply_body")
 
     def write_reset(self, seq: int, observation: Any, info: Mapping[str, Any]) -> None:
         """Write the reply to a RESET.
@@ -428,22 +351,3 @@ def check_seed(seed: Any) -> None:
     """
     if seed is not None and not (isinstance(seed, int | np.integer) and 0 <= seed < 1 << 64):
         raise LayoutError(f"seed: {seed!r} is not an integer from 0 to 2**64 - 1")
-
-
-def stamp_session(data: memoryview, layout: Layout, session: int) -> None:
-    """Write the session into both prefixes of a new data file; only the server does."""
-    for kind in RecordKind:
-        PREFIX.pack_into(data[layout.record_slice(kind)], 0, 0, 0, 0, 0, session)
-
-
-def check_session(data: memoryview, layout: Layout, session: int) -> None:
-    """Check at attach that both prefixes carry the session.
-
-    Raises:
-        ChannelFormatError: this is another session's data file.
-    """
-    for kind in RecordKind:
-        found = PREFIX.unpack_from(data[layout.record_slice(kind)])[4]
-        if found != session:
-            where = f"data file, {kind.name.lower()} record"
-            raise ChannelFormatError(where, "session", hex(found), hex(session))

@@ -15,7 +15,8 @@ from rlay.protocol.constants import STATUS_REMOTE, Bye, Command, RecordKind
 from rlay.protocol.lane_codecs import ALL
 from rlay.protocol.lanes import LaneReplyRecord, compile_records
 from rlay.protocol.layout import Layout
-from rlay.protocol.records import PREFIX, ReplyRecord
+from rlay.protocol.prefix import PREFIX
+from rlay.protocol.records import ReplyRecord
 from rlay.protocol.schema import Schema, compile_layout, read_schema
 from tests.fuzz.contract import Target
 from tests.fuzz.corpus import faults, valid_cases

@@ -28,7 +28,7 @@ from gymnasium import spaces
 import rlay
 from rlay.channel.wait import Deadline
 from rlay.errors import RlayError
-from rlay.protocol import records
+from rlay.protocol import prefix
 from tests.fuzz.contract import largest_size
 
 #: Seconds a call may wait. Attaching to a channel that is wrecked again and again takes all.
@@ -184,7 +184,7 @@ def be_env(judge: Judge, channel: str, kind: str, side: str) -> None:
 
 
 def _leak(self: Any, seq: int) -> Any:
-    found = records.PREFIX.unpack_from(self._memory)
+    found = prefix.PREFIX.unpack_from(self._memory)
     return [found[1:4]][found[0] - seq]
 
 
@@ -199,9 +199,9 @@ def _hoard(data: bytes) -> Any:
 
 #: Faults for the negative controls: what is broken, and how.
 BROKEN: dict[str, Callable[[], None]] = {
-    "leak": lambda: setattr(records._Record, "_open", _leak),
+    "leak": lambda: setattr(prefix.Record, "_open", _leak),
     "late": lambda: setattr(Deadline, "passed", _late),
-    "hoard": lambda: setattr(records, "decode_body", _hoard),
+    "hoard": lambda: setattr(prefix, "decode_body", _hoard),
 }
 
 

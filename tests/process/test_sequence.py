@@ -19,7 +19,7 @@ import pytest
 
 import rlay
 from rlay import session as session_module
-from rlay.protocol import records
+from rlay.protocol import prefix
 from tests.c_programs import header_with, needs_make
 from tests.peers import BACKENDS, FACES, MODES, PATIENT, PORT, ROOT, WATCHDOG, Task, environment
 
@@ -106,7 +106,7 @@ class ShortPrefix:
         self._struct.pack_into(memory, offset, seq & 0xFFFFFFFF, *rest)
 
     def __init__(self) -> None:
-        self._struct = records.PREFIX
+        self._struct = prefix.PREFIX
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._struct, name)
@@ -117,7 +117,7 @@ def test_a_side_with_32_bits_is_found_out(
     mode: str, begin_at: Callable[[int], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The play above sees it, on whichever side it is."""
-    monkeypatch.setattr(records, "PREFIX", ShortPrefix())
+    monkeypatch.setattr(prefix, "PREFIX", ShortPrefix())
     monkeypatch.setattr("rlay.atomics.Exchange", None)
     begin_at(2**32 - BEFORE)
     with playing(mode) as env, pytest.raises((rlay.RemoteProtocolError, rlay.PeerClosedError)):

@@ -22,7 +22,8 @@ from rlay.protocol.constants import RecordKind, Side
 from rlay.protocol.env_block import read_env_block, write_env_block
 from rlay.protocol.header import Hello, check_identity, read_hello, write_fields
 from rlay.protocol.layout import Layout, read_table
-from rlay.protocol.records import ReplyRecord, RequestRecord, stamp_session
+from rlay.protocol.prefix import stamp_session
+from rlay.protocol.records import ReplyRecord, RequestRecord
 from rlay.protocol.schema import compile_layout, describe_env, fingerprint, read_schema
 from rlay.protocol.spaces import space_from
 

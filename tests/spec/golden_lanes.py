@@ -13,7 +13,7 @@ from rlay.protocol.body import encode_body
 from rlay.protocol.constants import Command, RecordKind
 from rlay.protocol.lanes import LaneActions, LaneResults, LaneSeeds, compile_records
 from rlay.protocol.layout import Layout
-from rlay.protocol.records import PREFIX
+from rlay.protocol.prefix import PREFIX
 from rlay.protocol.schema import EnvFacts, Group, Schema, describe_env
 from tests.spec.golden_session import GENERATION, Case, Session, f32
 

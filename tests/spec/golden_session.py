@@ -13,7 +13,8 @@ from rlay.protocol.body import encode_body
 from rlay.protocol.constants import Command, RecordKind, Role, Side, Welcome
 from rlay.protocol.env_block import write_env_block
 from rlay.protocol.header import Hello, write_fields
-from rlay.protocol.records import PREFIX, ReplyRecord, RequestRecord, stamp_session
+from rlay.protocol.prefix import PREFIX, stamp_session
+from rlay.protocol.records import ReplyRecord, RequestRecord
 from rlay.protocol.schema import Schema, compile_layout, fingerprint
 from tests.spec.golden_text import plain
 

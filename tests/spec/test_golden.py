@@ -20,7 +20,8 @@ from rlay.protocol.env_block import read_env_block
 from rlay.protocol.header import check_identity, check_peer, read_field, read_hello
 from rlay.protocol.lanes import compile_records
 from rlay.protocol.layout import Layout
-from rlay.protocol.records import PREFIX, ReplyRecord, RequestRecord, check_session
+from rlay.protocol.prefix import PREFIX, check_session
+from rlay.protocol.records import ReplyRecord, RequestRecord
 from tests.spec import make_golden
 from tests.spec.golden_invalid import Fault, all_faults, apply
 from tests.spec.golden_text import from_hex, plain, to_hex

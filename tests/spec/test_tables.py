@@ -13,12 +13,13 @@ import pytest
 from rlay import errors
 from rlay.channel import file_systems
 from rlay.errors import RlayError, error_for_code
-from rlay.protocol import body, records
+from rlay.protocol import body
 from rlay.protocol import constants as c
 from rlay.protocol.constants import Bye, Command, Feature, RecordKind, Role, Side, Welcome
 from rlay.protocol.header import HEADER, HELLO, HeaderField, check_identity
 from rlay.protocol.layout import ROW
 from rlay.protocol.leaves import leaves
+from rlay.protocol.prefix import PREFIX
 from rlay.protocol.schema import Schema, compile_layout
 from rlay.protocol.spaces import space_from
 from rlay.protocol.turn import TABLE
@@ -154,9 +155,9 @@ def struct_layout(packer: struct.Struct, names: list[str]) -> dict[str, tuple[in
 
 def test_prefix() -> None:
     rows = TABLES["prefix"]
-    ours = struct_layout(records.PREFIX, [row[3] for row in rows])
+    ours = struct_layout(PREFIX, [row[3] for row in rows])
     assert ours == {name: (number(offset), int(size)) for offset, size, _, name, _ in rows}
-    assert records.PREFIX.size == c.PREFIX_SIZE
+    assert PREFIX.size == c.PREFIX_SIZE
     assert "`cursor` = 32, the size of the prefix" in PAGE
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from rlay.protocol.constants import TURN_IDLE, Side, Welcome
 from rlay.protocol.header import HEADER
-from rlay.protocol.records import PREFIX
+from rlay.protocol.prefix import PREFIX
 from tests.sweep.story import EXCHANGES, WHOLE, is_agent, is_server
 
 LOST, CLOSED, DONE = "PeerLostError", "PeerClosedError", "done"

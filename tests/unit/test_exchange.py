@@ -13,7 +13,7 @@ from rlay import atomics
 from rlay.lifetime import new_guard
 from rlay.protocol.constants import Command, Side
 from rlay.protocol.header import HEADER
-from rlay.protocol.records import PREFIX
+from rlay.protocol.prefix import PREFIX
 from tests.exchanges import SLICE, STEP, records, settings
 
 pytestmark = [

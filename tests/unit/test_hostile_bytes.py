@@ -16,12 +16,13 @@ from gymnasium import spaces
 from rlay.envs.facts import spec_id
 from rlay.envs.vector_workers import Batch
 from rlay.errors import LayoutError, RemoteError, RemoteProtocolError, SchemaError
-from rlay.protocol import records
+from rlay.protocol import prefix
 from rlay.protocol.body import decode_body
 from rlay.protocol.constants import STATUS_REMOTE, Command, RecordKind
 from rlay.protocol.lanes import compile_records
 from rlay.protocol.leaves import leaves
-from rlay.protocol.records import ReplyRecord, stamp_session
+from rlay.protocol.prefix import stamp_session
+from rlay.protocol.records import ReplyRecord
 from rlay.protocol.schema import EnvFacts, Schema, compile_layout, describe_env, read_schema
 from rlay.protocol.spaces import check_space, describe_info
 
@@ -54,7 +55,7 @@ class Wire:
         record = self.data[self.layout.record_slice(kind)]
         start = self.layout.find(kind, "body").offset
         record[start : start + len(data)] = data
-        records.PREFIX.pack_into(record, 0, 1, command, status, len(data), SESSION)
+        prefix.PREFIX.pack_into(record, 0, 1, command, status, len(data), SESSION)
         return len(data)
 
     def field(self, kind: RecordKind, name: str) -> np.ndarray:
@@ -132,7 +133,7 @@ def test_a_request_is_believed_as_it_was_when_it_was_checked() -> None:
     wire = Wire(SCHEMA)
     wire.put(RecordKind.REQUEST, Command.RESET, 0, {"a": 1})
     command = wire.request.command(1)
-    records.PREFIX.pack_into(wire.data, 0, 9, 9, 9, 2**32 - 1, 9)
+    prefix.PREFIX.pack_into(wire.data, 0, 9, 9, 9, 2**32 - 1, 9)
     assert wire.request.read(command).options == {"a": 1}
 
 

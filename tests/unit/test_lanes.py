@@ -29,7 +29,8 @@ from rlay.protocol.lanes import (
     LaneSeeds,
     compile_records,
 )
-from rlay.protocol.records import PREFIX, ReplyRecord, RequestRecord, stamp_session
+from rlay.protocol.prefix import PREFIX, stamp_session
+from rlay.protocol.records import ReplyRecord, RequestRecord
 from rlay.protocol.schema import Schema, compile_layout, describe_env
 from tests.vector_toys import SPACES, same
 

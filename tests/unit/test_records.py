@@ -16,7 +16,8 @@ from rlay.errors import (
 )
 from rlay.protocol.body import decode_body
 from rlay.protocol.constants import Command, RecordKind
-from rlay.protocol.records import ReplyRecord, Request, RequestRecord, check_session
+from rlay.protocol.prefix import check_session
+from rlay.protocol.records import ReplyRecord, Request, RequestRecord
 from rlay.protocol.schema import compile_layout
 from tests.record_pair import IMAGE, SESSION, Pair
 
