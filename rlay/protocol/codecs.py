@@ -23,6 +23,7 @@ from gymnasium.vector.utils import batch_space, concatenate, create_empty_array,
 from rlay.errors import LayoutError, RemoteProtocolError
 from rlay.protocol.constants import NO_EDGES
 from rlay.protocol.descriptions import Description
+from rlay.protocol.exact import exact_array, not_exact
 from rlay.protocol.spaces import escape, space_from
 
 At = tuple[Any, ...]
@@ -57,50 +58,6 @@ class Codec(Protocol):
         Raises:
             RemoteProtocolError: the peer's bytes are no value of the space.
         """
-
-
-def _not_exact(path: str, value: Any, dtype: np.dtype[Any]) -> LayoutError:
-    return LayoutError(
-        f"{path}: {value} cannot be held by {dtype} without changing it; "
-        f"convert it yourself, with .astype(numpy.{dtype}), if that is what you want"
-    )
-
-
-def exact_array(value: Any, dtype: np.dtype[Any], shape: tuple[int, ...], path: str) -> np.ndarray:
-    """Return ``value`` as an array of this dtype and shape, or raise if that would change it.
-
-    Raises:
-        LayoutError: wrong shape, not numeric, or not exactly representable.
-    """
-    try:
-        array = np.asarray(value)
-    except ValueError as error:
-        raise LayoutError(f"{path}: {error}") from None
-    if array.dtype.kind not in "biuf":
-        kind = type(value).__name__
-        raise LayoutError(f"{path}: {kind} {value!r:.80} is not an array of {dtype}")
-    if array.shape != shape:
-        raise LayoutError(f"{path}: shape {array.shape}, expected {shape}")
-    if array.dtype == dtype:
-        return array
-    with np.errstate(all="ignore"):
-        cast = array.astype(dtype)
-        back = cast.astype(array.dtype)
-    same = (back == array) | ((array != array) & (back != back))
-    if array.dtype.kind in "iu" and dtype.kind == "f":
-        # A float near the integer limit wraps on the way back; ask exact integers instead.
-        pairs = zip(cast.flat, array.flat, strict=True)
-        exact = [bool(np.isfinite(f)) and int(f) == int(i) for f, i in pairs]
-        same &= np.array(exact, dtype=bool).reshape(shape)
-    elif array.dtype.kind == "f" and dtype.kind in "iu":
-        info = np.iinfo(dtype)
-        with np.errstate(all="ignore"):  # the limits of int64 are infinite as a float16
-            same &= (array >= float(info.min)) & (array < float(info.max) + 1.0)
-    elif array.dtype.kind in "iu" and dtype.kind in "iu":
-        same &= (array < 0) == (cast < 0)
-    if not same.all():
-        raise _not_exact(path, array[~same].flat[0], dtype)
-    return cast
 
 
 class _Ordinary:
@@ -170,7 +127,7 @@ class _Discrete(_Ordinary):
                 f"{self.path}: {value!r:.80} is no integer; a Discrete space takes one"
             ) from None
         if not self.low <= number <= self.high:
-            raise _not_exact(self.path, number, self.view.dtype)
+            raise not_exact(self.path, number, self.view.dtype)
         self.view[at] = number
 
     def read(self, at: At = (), *, copy: bool = True) -> Any:

@@ -20,8 +20,9 @@ from typing import Any
 import numpy as np
 
 from rlay.errors import LayoutError
-from rlay.protocol.codecs import Codec, Fields, compile_codec, exact_array
+from rlay.protocol.codecs import Codec, Fields, compile_codec
 from rlay.protocol.descriptions import Description
+from rlay.protocol.exact import exact_array
 from rlay.protocol.spaces import escape
 
 #: Which of several values or lanes: a slice, or an array of indices.

@@ -15,8 +15,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from rlay.errors import LayoutError, LayoutMismatchError, RemoteError, RemoteProtocolError
-from rlay.protocol.codecs import Codec, compile_codec, exact_array
+from rlay.protocol.codecs import Codec, compile_codec
 from rlay.protocol.constants import STATUS_OK, Command
+from rlay.protocol.exact import exact_array
 from rlay.protocol.lane_codecs import (
     ALL,
     LaneCodec,

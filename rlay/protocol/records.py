@@ -20,13 +20,14 @@ from rlay.errors import (
     RemoteError,
     RemoteProtocolError,
 )
-from rlay.protocol.codecs import Codec, compile_codec, exact_array
+from rlay.protocol.codecs import Codec, compile_codec
 from rlay.protocol.constants import (
     STATUS_OK,
     STATUS_REMOTE,
     Command,
     RecordKind,
 )
+from rlay.protocol.exact import exact_array
 from rlay.protocol.layout import Layout
 from rlay.protocol.prefix import Record
 from rlay.protocol.schema import Schema
