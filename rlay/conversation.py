@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, cast
 
 from rlay.channel.channel import Channel
 from rlay.channel.files import Mapping as FileMapping
-from rlay.channel.files import forked_endpoint
+from rlay.channel.locks import forked_endpoint
 from rlay.channel.wait import Deadline
 from rlay.errors import ChannelFormatError, PeerError, PeerLostError, RemoteProtocolError
 from rlay.exchange import compile_exchange

@@ -23,7 +23,7 @@ from collections.abc import Callable
 from typing import Concatenate, ParamSpec, Protocol, TypeVar
 
 from rlay import atomics
-from rlay.channel.files import forked_endpoint
+from rlay.channel.locks import forked_endpoint
 from rlay.errors import LocalProtocolError
 
 Parameters = ParamSpec("Parameters")

@@ -396,11 +396,3 @@ def rename(private: pathlib.Path, path: pathlib.Path) -> None:
         os.replace(private, path)
     except OSError as error:
         raise failure(path, "cannot be published", error) from None
-
-
-def forked_endpoint() -> LocalProtocolError:
-    """Return the error for an endpoint that a fork has carried into a child."""
-    return LocalProtocolError(
-        "this endpoint belongs to the parent process; open a channel of your own after fork, "
-        "or start processes with spawn"
-    )

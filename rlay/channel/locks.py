@@ -23,8 +23,8 @@ from collections.abc import Callable
 from filelock import lock_descriptor, unlock_descriptor
 
 from rlay.channel.failures import failure
-from rlay.channel.files import close, forked_endpoint, open_lock_file
-from rlay.errors import ChannelError
+from rlay.channel.files import close, open_lock_file
+from rlay.errors import ChannelError, LocalProtocolError
 
 #: A prober holds a lock for microseconds; after this long a busy lock has an owner.
 _RETRY_SECONDS = 0.15
@@ -41,6 +41,14 @@ with contextlib.suppress(ImportError):
     _unlock, _UNLOCK = fcntl.flock, fcntl.LOCK_UN
 
 _open_locks: weakref.WeakSet[OsLock] = weakref.WeakSet()
+
+
+def forked_endpoint() -> LocalProtocolError:
+    """Return the error for an endpoint that a fork has carried into a child."""
+    return LocalProtocolError(
+        "this endpoint belongs to the parent process; open a channel of your own after fork, "
+        "or start processes with spawn"
+    )
 
 
 class OsLock:

@@ -19,6 +19,7 @@ from collections.abc import Callable, Sequence
 from typing import IO, Any
 
 from rlay.channel import files
+from rlay.channel.locks import forked_endpoint
 from rlay.envs import supervisor
 from rlay.errors import ChannelNotFoundError, PeerLostError
 
@@ -93,7 +94,7 @@ class Launcher:
     def start(self) -> bool:
         """Start the command unless it is running; tell whether that was needed."""
         if self._forked:
-            raise files.forked_endpoint()
+            raise forked_endpoint()
         if self.running():
             return False
         self._let_go()
