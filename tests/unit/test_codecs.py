@@ -11,7 +11,6 @@ from rlay.errors import LayoutError, RemoteProtocolError
 from rlay.protocol import constants as c
 from rlay.protocol.codecs import Codec, compile_codec
 from rlay.protocol.constants import RecordKind
-from rlay.protocol.exact import exact_array
 from rlay.protocol.layout import Field, Layout, place
 from rlay.protocol.leaves import leaves
 from rlay.protocol.spaces import describe

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from rlay.errors import LayoutError
-from rlay.protocol.codecs import exact_array
+from rlay.protocol.exact import exact_array
 
 INT64 = np.iinfo(np.int64)
 
