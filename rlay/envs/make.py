@@ -106,8 +106,9 @@ def make(
         launcher.stop()
         raise
     if made.spec is not None:
-        again = given(env=env, python=python, command=command, mode=mode)
+        waiting = {"timeout": timeout, "attach_timeout": attach_timeout, "copy": copy}
+        again = given(env=env, python=python, command=command, mode=mode, wait=wait)
         made.spec = dataclasses.replace(
-            made.spec, entry_point="rlay:make", kwargs={**again, **options, **kwargs}
+            made.spec, entry_point="rlay:make", kwargs={**waiting, **again, **options, **kwargs}
         )
     return made

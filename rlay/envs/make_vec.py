@@ -121,6 +121,7 @@ def make_vec(
         cores=cores,
     )
     if made.spec is not None:
+        waiting = {"timeout": timeout, "attach_timeout": attach_timeout, "copy": copy}
         again = given(
             env=env,
             num_envs=num_envs,
@@ -132,6 +133,6 @@ def make_vec(
         made.spec = dataclasses.replace(
             made.spec,
             vector_entry_point="rlay:make_vec",
-            kwargs={**again, **options, **kwargs},
+            kwargs={**waiting, **again, **options, **kwargs},
         )
     return made

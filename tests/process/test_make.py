@@ -83,6 +83,19 @@ def test_every_way_to_name_an_environment(mode: str, how: str, channel_root: Pat
 
 
 @both_modes
+def test_gymnasium_makes_another_from_the_spec(mode: str) -> None:
+    """With everything that was said to the first one."""
+    settings: dict[str, Any] = {"timeout": None, "attach_timeout": 50.0, "copy": False}
+    with contextlib.closing(rlay.make(Counter, mode=mode, wait="block", **settings)) as env:
+        assert env.spec is not None
+        with contextlib.closing(gymnasium.make(env.spec)) as another:
+            again: Any = another.unwrapped
+            play(again)
+            assert (again.timeout, again.attach_timeout, again._copy) == (None, 50.0, False)
+            assert again.spec.kwargs == env.spec.kwargs
+
+
+@both_modes
 def test_a_game_with_a_loop_of_its_own(mode: str, channel_root: Path) -> None:
     env = rlay.make(command=[sys.executable, str(GAME), mode, "{channel}"], mode=mode)
     try:

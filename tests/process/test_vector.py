@@ -63,12 +63,12 @@ def test_a_registered_id_plays_like_sync_vector_env_and_leaves_nothing(channel_r
 
 
 def test_gymnasium_makes_another_from_the_spec() -> None:
-    with rlay.make_vec("CartPole-v1", 2, workers=1) as envs:
+    with rlay.make_vec("CartPole-v1", 2, workers=1, timeout=50.0, copy=False) as envs:
         assert envs.spec is not None
         again: Any = gymnasium.make_vec(envs.spec, vectorization_mode="vector_entry_point")
         try:
             assert isinstance(again, rlay.VectorEnv)
-            assert again.num_envs == 2
+            assert (again.num_envs, again.timeout, again._copy) == (2, 50.0, False)
             assert same(envs.reset(seed=1), again.reset(seed=1))
         finally:
             again.close()
