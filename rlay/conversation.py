@@ -131,7 +131,7 @@ class Conversation:
 
     def _await_turn(self, timeout: float | None, waited_for: str) -> None:
         if self.ended:
-            self._check(Command.STEP)
+            self._machine.check(Command.STEP)  # raises what there is to say of it
         try:
             waited_ns, self._waited_ns = self._waited_ns, 0
             deadline = Deadline(timeout, waited_ns=waited_ns)

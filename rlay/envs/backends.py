@@ -6,10 +6,9 @@ how requests are answered is written here, once.
 
 from __future__ import annotations
 
-import abc
 import logging
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import gymnasium
 
@@ -34,7 +33,7 @@ from rlay.session import Session
 _log = logging.getLogger("rlay")
 
 
-class Backend(abc.ABC):
+class Backend:
     """Base of ``ServerBackend`` and ``ClientBackend``.
 
     Two ways to use it. Give it a ``gymnasium.Env`` and call ``serve()``. Or give it
@@ -49,7 +48,7 @@ class Backend(abc.ABC):
             request = backend.decide(observation, game.reward, game.over, False, {})
     """
 
-    _wait: str | None = None
+    _side: ClassVar[type[Endpoint]]
 
     def __init__(
         self,
@@ -100,9 +99,7 @@ class Backend(abc.ABC):
             render = env.render
         if observation_space is None or action_space is None:
             raise LocalProtocolError("give an env, or both observation_space and action_space")
-        self.channel = channel
-        self._wait = wait
-        self.timeout, self.attach_timeout = timeout, attach_timeout
+        self._prepare(channel, timeout, attach_timeout, wait)
         self._env, self._render = env, render
         if frame_capacity is None:
             frame_capacity = frame_capacity_of(env)
@@ -119,13 +116,27 @@ class Backend(abc.ABC):
         features = Feature.RENDER if render else Feature.NONE
         if env is not None:
             features |= Feature.CALL
+        self._open(schema, features)
+
+    def _prepare(
+        self, channel: str, timeout: float | None, attach_timeout: float | None, wait: str | None
+    ) -> None:
+        """Keep what a session needs, whatever is hosted."""
+        self.channel, self._wait = channel, wait
+        self.timeout, self.attach_timeout = timeout, attach_timeout
         self._session: Session | None = None
         self.guard = new_guard()
-        self._endpoint = self._open(channel, schema, features)
 
-    @abc.abstractmethod
-    def _open(self, channel: str, schema: Schema, features: Feature) -> Endpoint:
+    def _open(self, schema: Schema, features: Feature) -> None:
         """Open this side's endpoint."""
+        self._endpoint = self._side(
+            self.channel,
+            Role.ENV,
+            features=features,
+            schema=schema,
+            wait=self._wait,
+            guard=self.guard,
+        )
 
     def _attach(self, timeout: float | None) -> Session:
         """Wait for an agent."""
@@ -342,18 +353,10 @@ class Backend(abc.ABC):
 class ServerBackend(Backend):
     """Serves an environment to ``ClientEnv``: this side owns the channel."""
 
-    def _open(self, channel: str, schema: Schema, features: Feature) -> MemServer:
-        self._server = MemServer(
-            channel, Role.ENV, features=features, schema=schema, wait=self._wait, guard=self.guard
-        )
-        return self._server
+    _side = MemServer
 
 
 class ClientBackend(Backend):
     """Brings an environment to ``ServerEnv``: the game attaches and asks for decisions."""
 
-    def _open(self, channel: str, schema: Schema, features: Feature) -> MemClient:
-        self._client = MemClient(
-            channel, Role.ENV, features=features, schema=schema, wait=self._wait, guard=self.guard
-        )
-        return self._client
+    _side = MemClient

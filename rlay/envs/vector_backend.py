@@ -17,7 +17,6 @@ from gymnasium.vector import AutoresetMode
 from rlay.envs.backends import ServerBackend
 from rlay.envs.facts import frame_capacity_of, read_facts
 from rlay.errors import LayoutError, LocalProtocolError, RemoteProtocolError
-from rlay.lifetime import new_guard
 from rlay.protocol.constants import DEFAULT_BODY_CAPACITY, Command, Feature
 from rlay.protocol.lane_codecs import LaneError
 from rlay.protocol.lanes import LaneRequest, LaneResults
@@ -280,11 +279,7 @@ class VectorBackend(ServerBackend):
             raise LocalProtocolError(
                 f"lanes={lanes}: give a function and how many lanes, or a function for each"
             )
-        self.channel = channel
-        self.timeout, self.attach_timeout = timeout, attach_timeout
-        self._session: Session | None = None
-        self._wait = wait
-        self.guard = new_guard()
+        self._prepare(channel, timeout, attach_timeout, wait)
         self._lanes = Lanes(factories, AutoresetMode(autoreset_mode), core=core)
         self._env, self._render = self._lanes.envs[0], None
         try:
@@ -300,7 +295,7 @@ class VectorBackend(ServerBackend):
                 lanes=len(factories),
                 autoreset=AutoresetMode(autoreset_mode).name.lower(),
             )
-            self._endpoint = self._open(channel, schema, Feature.RENDER | Feature.CALL)
+            self._open(schema, Feature.RENDER | Feature.CALL)
         except BaseException:
             self._lanes.close()
             raise

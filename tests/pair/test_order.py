@@ -181,7 +181,7 @@ def test_a_server_that_probes_too_early_is_noticed(monkeypatch: pytest.MonkeyPat
     log = Log(monkeypatch)
     with contextlib.closing(rlay.ServerBackend(CHANNEL, Counter())) as backend:
         with pytest.raises(rlay.ChannelTimeoutError):
-            backend._server.accept(0.0)
+            backend._endpoint.accept(0.0)
         serve = Task(backend.serve, sessions=1)
         with contextlib.closing(rlay.ClientEnv(CHANNEL, attach_timeout=WATCHDOG)) as env:
             env.reset()

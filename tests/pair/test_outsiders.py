@@ -124,10 +124,10 @@ def test_a_server_that_lost_everything_to_another_gives_way(channel_root: Path) 
     with contextlib.closing(rlay.ServerBackend(CHANNEL, Counter(), **PATIENT)) as backend:
         with pytest.raises(rlay.ChannelBusyError, match="already has a live server"):
             first.accept(WATCHDOG)
-        inode = backend._server.paths.control.stat().st_ino
+        inode = backend._endpoint.paths.control.stat().st_ino
         first.close()
         # It has not taken the other's file with it.
-        assert backend._server.paths.control.stat().st_ino == inode
+        assert backend._endpoint.paths.control.stat().st_ino == inode
         serve = Task(backend.serve, sessions=1)
         with contextlib.closing(rlay.ClientEnv(CHANNEL, **PATIENT)) as env:
             play(env)

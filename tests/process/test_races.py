@@ -168,7 +168,7 @@ def test_many_clients(spawn: Any, race: Race, atomics_twin: str) -> None:
             outcomes = race.run(number, len(children))
             assert problems_of(outcomes, "already has a client") == []
             (winner,) = [c for c in children if c.pid == race.said("won", number)[0][0]]
-            control = backend._server.paths.control
+            control = backend._endpoint.paths.control
             fresh = functools.partial(is_another, control, control.stat().st_ino)
             winner.signal(signal.SIGKILL)
             winner.wait()
