@@ -115,7 +115,7 @@ def test_a_missing_compiler_is_said_and_the_rest_is_measured() -> None:
 
 
 def test_the_other_groups_hold_their_rows() -> None:
-    groups = ("image", "idle", "death", "import")
+    groups = ("image", "crowd", "idle", "death", "import")
     document = bench_json(*(word for group in groups for word in ("--only", group)))
     assert keys(document, "rows", "image") | keys(document, "missing", "image") == IMAGE_KEYS
     idle_keys = {f"{role}_default" for role in ("env", "agent")}
@@ -123,6 +123,7 @@ def test_the_other_groups_hold_their_rows() -> None:
     named = {f"{role}_{name}" for role in ("env", "agent") for name in strategies()}
     everything = keys(document, "rows", "idle") | keys(document, "missing", "idle")
     assert everything == {*idle_keys, *named, "c_env"}
+    assert keys(document, "rows", "crowd") == {"rlay", "pipe"}
     assert keys(document, "rows", "death") == set(death.WAYS)
     assert keys(document, "rows", "import") == {"time", "memory"}
     for row in document["rows"]:

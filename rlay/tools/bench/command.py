@@ -14,6 +14,7 @@ from typing import Any
 from rlay.errors import ToolError
 from rlay.tools.bench import (
     breakdown,
+    crowd,
     death,
     endings,
     goals,
@@ -34,6 +35,7 @@ _MEASURES: dict[str, Callable[[Stage, Plan, Results], None]] = {
     "step": step.measure,
     "image": image.measure,
     "vector": vector.measure,
+    "crowd": crowd.measure,
     "idle": idle.measure,
     "death": death.measure,
     "import": imports.measure,

@@ -116,6 +116,15 @@ GOALS = (
         0.9,
     ),
     Goal(
+        "crowd_vs_pipe",
+        "four pairs on one core / over pipes",
+        ("crowd:rlay", "crowd:pipe"),
+        "rlay / pipe",
+        operator.truediv,
+        ">=",
+        0.5,
+    ),
+    Goal(
         "idle",
         "a waiting endpoint, the worse of env and agent",
         ("idle:env_default", "idle:agent_default"),
@@ -179,7 +188,7 @@ GOALS = (
 
 def _noisy(row: Row) -> bool:
     """Tell whether the rounds differ so much that their median says little."""
-    if row.group not in ("step", "image", "vector"):
+    if row.group not in ("step", "image", "vector", "crowd"):
         return False
     return row.percentile(75) > NOISE * row.percentile(25)
 

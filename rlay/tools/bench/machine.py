@@ -20,7 +20,7 @@ METHOD = (
     "rlay bench starts for a contender are stopped while it is not its turn, and workers of "
     "vector environments wait. The steps of a turn are chosen in a warm-up so that it takes its "
     "share of time, or given with --steps; the cost of a step is the turn's time divided by its "
-    "steps. Reported are the median over the rounds and their spread. No process is pinned, no "
+    "steps. Reported are the median over the rounds and their spread. Only the crowd is pinned, no "
     "priority raised, and Python's garbage collector is off during a turn. The environment does "
     "nothing and returns a constant observation; the overhead of a step is its time less that of "
     "the same environment called in-process. C programs look at their own clock; the floor is a "

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 #: The groups, in the order they run and are shown.
-GROUPS = ("step", "image", "vector", "idle", "death", "import")
+GROUPS = ("step", "image", "vector", "crowd", "idle", "death", "import")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,6 +21,8 @@ class Plan:
         vector_rounds: the rounds of the vector group.
         vector_sample_ns: a turn of the vector group.
         image_rounds: the rounds of the image group.
+        crowd_seconds: how long each turn of the crowd group takes.
+        crowd_rounds: its rounds.
         idle_seconds: how long an endpoint waits while its processor time is taken.
         idle_rounds: how often it does.
         trials: killed peers, for each way to die.
@@ -35,6 +37,8 @@ class Plan:
     vector_rounds: int = 7
     vector_sample_ns: int = 300_000_000
     image_rounds: int = 15
+    crowd_seconds: float = 1.0
+    crowd_rounds: int = 7
     idle_seconds: float = 3.0
     idle_rounds: int = 3
     trials: int = 100
@@ -50,6 +54,8 @@ QUICK = Plan(
     vector_rounds=5,
     vector_sample_ns=120_000_000,
     image_rounds=5,
+    crowd_seconds=0.25,
+    crowd_rounds=3,
     idle_seconds=0.5,
     idle_rounds=1,
     trials=10,
@@ -66,6 +72,7 @@ def plan_for(*, quick: bool, rounds: int | None = None, steps: int | None = None
             rounds=rounds,
             image_rounds=rounds,
             vector_rounds=rounds,
+            crowd_rounds=min(rounds, plan.crowd_rounds),
             idle_rounds=min(rounds, plan.idle_rounds),
             trials=min(rounds, plan.trials),
             imports=min(rounds, plan.imports),

@@ -28,7 +28,7 @@ def quantity(value: float, unit: str) -> str:
     """Return a value with its unit, in the form that suits it."""
     if unit in ("ns/step", "ns"):
         return duration(value)
-    if unit == "env-steps/s":
+    if unit.endswith("steps/s"):
         return f"{value:,.0f}/s"
     if unit.endswith("of a core"):
         return f"{100 * value:.2f} %"
@@ -64,6 +64,11 @@ def _vector(rows: Sequence[Row]) -> Table:
     return "CartPole lanes", ["", "median", "min", "p90", "of Sync"], lines
 
 
+def _crowd(rows: Sequence[Row]) -> Table:
+    lines = [[row.label, *_spread(row), f"{row.facts['slowest_of_mean']:.2f}"] for row in rows]
+    return "Crowded", ["", "median", "min", "p90", "slowest / mean"], lines
+
+
 def _idle(rows: Sequence[Row]) -> Table:
     return "Waiting", ["share of a core", "median", "min", "p90"], _plain_lines(rows)
 
@@ -88,6 +93,7 @@ _TABLES = {
     "step": _step,
     "image": _image,
     "vector": _vector,
+    "crowd": _crowd,
     "idle": _idle,
     "death": _death,
     "import": _import,
