@@ -77,6 +77,7 @@ class _Crowd:
         for index in range(PAIRS):
             for function, *args in self._pair(stage, key, index):
                 self.children.append(stage.child(on_core, core, function, *args))
+        stage.at_end(self._kill)
         end = time.monotonic() + peers.START_TIMEOUT
         while 0 in self.steps():
             if time.monotonic() > end:
@@ -102,6 +103,11 @@ class _Crowd:
         """Return how many steps each pair has taken."""
         numbers = memoryview(Path(self._path).read_bytes()).cast("Q")
         return numbers.tolist()[:: _CACHE_LINE // 8]
+
+    def _kill(self) -> None:
+        # The agents would play on for ever, and sixteen that are asked nicely take their time.
+        for child in self.children:
+            child.kill()
 
     def pause(self) -> None:
         """Hold all processes still."""
