@@ -238,11 +238,11 @@ def test_constructors_document_their_arguments() -> None:
 
 def test_a_peer_does_not_command_the_terminal() -> None:
     """Control characters are escaped in every message; the attributes are as they came."""
-    remote = RemoteError("E\x1b", "a\x1b[2Jb\x9bc\x7f\r", "one\n\ttwo\x00é\ud800")
-    rejected, traced = str(rejection(7, "\x07")), "one\n\ttwo\\x00é\ud800"
+    remote = RemoteError("E\x1b", "a\x1b[2Jb\x9bc\x7f\r", "one\n\ttwo\x00é")
+    rejected, traced = str(rejection(7, "\x07")), "one\n\ttwo\\x00é"
     assert str(remote) == (
         f"the environment raised E\\x1b: a\\x1b[2Jb\\x9bc\\x7f\\x0d\n\nRemote traceback:\n{traced}"
     )
     assert remote.message == "a\x1b[2Jb\x9bc\x7f\r"
     assert rejected == "the server rejected this client: \\x07"
-    assert "\x1b" not in repr(str(pickle.loads(pickle.dumps(remote))))
+    assert str(pickle.loads(pickle.dumps(remote))) == str(remote)
